@@ -1,0 +1,18 @@
+"""Child registries of mmengine's, so that ``type='psaq_mm.X'`` builds from any OpenMMLab config.
+
+Each names its ``locations``, which mmengine imports at the first look-up: ``custom_imports=['psaq_mm']`` in a
+config is all that a host library needs.
+"""
+
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import LOOPS as MMENGINE_LOOPS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
+from mmengine.registry import Registry
+
+RUNNERS = Registry("runner", parent=MMENGINE_RUNNERS, scope="psaq_mm", locations=["psaq_mm.engine"])
+LOOPS = Registry("loop", parent=MMENGINE_LOOPS, scope="psaq_mm", locations=["psaq_mm.engine"])
+HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="psaq_mm", locations=["psaq_mm.engine"])
+MODELS = Registry("model", parent=MMENGINE_MODELS, scope="psaq_mm", locations=["psaq_mm.models"])
+DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="psaq_mm", locations=["psaq_mm.datasets"])

@@ -1,0 +1,33 @@
+"""Train a built-in detector: mmdet's own training, as mmdet's ``tools/train.py`` runs it.
+
+Usage: ``python tools/train.py CONFIG [--work-dir D] [--resume] [--cfg-options …]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+
+def main() -> None:
+    """Build mmengine's runner from the config and train."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config")
+    parser.add_argument("--work-dir", help="default: work_dirs/NAME-OF-THE-CONFIG")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the work dir")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={}, help="key=value, as in mmdet")
+    args = parser.parse_args()
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    cfg.work_dir = args.work_dir or str(Path("work_dirs") / Path(args.config).stem)
+    cfg.resume = args.resume
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner.train()
+
+
+if __name__ == "__main__":
+    main()
