@@ -20,10 +20,10 @@ model = dict(
         feat_channels=64,
         anchor_generator=dict(scales=[4])),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64),
+        bbox_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=2)),
         bbox_head=dict(in_channels=64, fc_out_channels=256),
-        mask_roi_extractor=dict(out_channels=64),
-        mask_head=dict(in_channels=64, conv_out_channels=64, num_convs=3)))
+        mask_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=2)),
+        mask_head=dict(in_channels=64, conv_out_channels=64, num_convs=2)))
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

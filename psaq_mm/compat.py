@@ -1,0 +1,68 @@
+"""All that differs between OpenMMLab's distributions and versions, and the check of what is installed.
+
+Two distributions carry the same import names: the maintained builds (``onedl-*``) and upstream's, which stopped in
+2024-25. Nothing else in the package knows of either.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from importlib import metadata
+
+PACKAGES = ("torch", "numpy", "mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain", "timm")
+DISTRIBUTIONS = {
+    "mmengine": ("onedl-mmengine", "mmengine"),
+    "mmcv": ("onedl-mmcv", "mmcv"),
+    "mmdet": ("onedl-mmdetection", "mmdet"),
+    "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
+    "mmpretrain": ("onedl-mmpretrain", "mmpretrain"),
+}
+FULL_INSTALL = (
+    'pip install --no-build-isolation "psaq_mm[onedl]" (with torch 2.6 or newer), or "psaq_mm[openmmlab]" (with torch 2.1 to 2.5)'
+)
+COMPILE_MMCV = "MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps onedl-mmcv"
+
+
+def check_environment() -> None:
+    """Make sure that what the package stands on is installed and fits together.
+
+    Raises:
+        ImportError: Something is missing or built for another torch; the message is one line and names the fix.
+    """
+    for name in ("torch", "mmengine", "mmcv"):
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(f"psaq_mm needs {name}, which is not installed: {FULL_INSTALL}")
+    if importlib.util.find_spec("mmcv._ext") is None:
+        raise ImportError(f"mmcv is installed without its compiled ops (mmcv-lite): {COMPILE_MMCV}")
+    try:
+        importlib.import_module("mmcv._ext")
+    except ImportError:
+        import torch
+
+        raise ImportError(f"mmcv was compiled for another torch than {torch.__version__}: {COMPILE_MMCV}") from None
+    try:
+        importlib.import_module("torchvision")
+    except ModuleNotFoundError:
+        raise ImportError(f"psaq_mm needs torchvision, which is not installed: {FULL_INSTALL}") from None
+    except RuntimeError:
+        import torch
+
+        build = torch.__version__.partition("+")[2] or "cpu"
+        raise ImportError(
+            f"torchvision does not fit torch {torch.__version__}: pip install --force-reinstall --no-deps torchvision "
+            f"--index-url https://download.pytorch.org/whl/{build}"
+        ) from None
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a result depends on, by import name; what is not installed is left out."""
+    found = {}
+    for name in PACKAGES:
+        for distribution in DISTRIBUTIONS.get(name, (name,)):
+            try:
+                found[name] = metadata.version(distribution)
+                break
+            except metadata.PackageNotFoundError:
+                continue
+    return found

@@ -1,0 +1,163 @@
+"""Loading checkpoints safely and completely, and writing the quantized one with its config.
+
+mmengine's loader falls back to unsafe unpickling and only logs keys that don't fit. Here neither happens.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from ..errors import PSAQError, UsageError
+from ..quantization import QuantizationError
+from .files import save_tensors, save_with
+
+SHOWN_KEYS = 3
+QUANTIZER_KEYS = ("scale", "zero_point", "quant_min", "quant_max", "range_min", "range_max", "initialized", "sqnr_db")
+TRAINING_KEYS = (
+    "train_dataloader",
+    "train_cfg",
+    "optim_wrapper",
+    "param_scheduler",
+    "auto_scale_lr",
+    "train_pipeline",
+    "max_iters",
+    "max_epochs",
+    "load_from",
+    "resume",
+    "randomness",
+    "checkpoint_url",
+)
+
+
+def _known_globals() -> list[Any]:
+    """What mmengine itself writes into a checkpoint's log and is harmless to rebuild."""
+    import numpy as np
+    from mmengine.logging import HistoryBuffer
+
+    multiarray = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
+    kinds = {type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32")}
+    reconstruct = multiarray._reconstruct
+    # Checkpoints name the module as it was called in the numpy that wrote them.
+    old = [(reconstruct, "numpy.core.multiarray._reconstruct"), (multiarray.scalar, "numpy.core.multiarray.scalar")]
+    return [HistoryBuffer, np.ndarray, np.dtype, reconstruct, multiarray.scalar, *old, *kinds]
+
+
+def read_checkpoint(path: str | Path, url: str | None = None) -> dict[str, Any]:
+    """Read a checkpoint with torch's ``weights_only=True``, never falling back.
+
+    Args:
+        path: The file.
+        url: Where it can be fetched, for the message.
+
+    Returns:
+        ``{"state_dict": …, "meta": …}``; a bare state dict is wrapped.
+
+    Raises:
+        PSAQError: It is missing, truncated, or holds pickled objects that ``weights_only`` refuses.
+    """
+    path = Path(path)
+    if not path.is_file():
+        fetch = f"fetch it with: curl -L --create-dirs -o {path} {url}" if url else "give its path with --checkpoint"
+        raise PSAQError(f"there is no checkpoint at {path}: {fetch}")
+    try:
+        with torch.serialization.safe_globals(_known_globals()):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = "Unsupported global: GLOBAL " in str(error)
+        if not refused and "Unsupported" not in str(error):
+            raise PSAQError(f"the checkpoint {path} is truncated or no checkpoint at all: fetch it again") from None
+        what = str(error).partition("GLOBAL ")[2].split(" ")[0] or "Python objects"
+        raise PSAQError(
+            f"the checkpoint {path} holds pickled {what}, which torch refuses to load safely: if you trust its origin, "
+            "keep only the tensors with: python -c \"import torch; c = torch.load('IN', weights_only=False); "
+            "torch.save({'state_dict': c.get('state_dict', c)}, 'OUT')\""
+        ) from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError):
+        raise PSAQError(f"the checkpoint {path} is truncated or no checkpoint at all: fetch it again") from None
+    if not isinstance(loaded, dict):
+        raise PSAQError(f"the checkpoint {path} holds a {type(loaded).__name__}, not a state dict: give another")
+    state = loaded.get("state_dict", loaded.get("model", loaded))
+    meta = loaded.get("meta", {}) if "state_dict" in loaded else {}
+    return {"state_dict": state, "meta": meta if isinstance(meta, dict) else {}}
+
+
+def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
+    """Load a state dict completely.
+
+    Args:
+        model: A float or a quantized model.
+        state: Its state dict; keys of data preprocessors may be absent.
+        name: What messages call it.
+
+    Raises:
+        PSAQError: Keys are missing, unexpected or of other shapes (the first are listed), or the bit widths differ.
+    """
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    own = model.state_dict()
+    is_quantizer = {key for key in {*own, *state} if key.rpartition(".")[2] in QUANTIZER_KEYS and "quantizer." in key}
+    shapes = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own.keys() & state.keys() - is_quantizer
+        if tuple(own[key].shape) != tuple(state[key].shape)
+    ]
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    for what, keys in (("lacks", missing), ("has unexpected", unexpected), ("has other shapes:", sorted(shapes))):
+        if keys:
+            more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+            hint = "of another architecture, or quantized otherwise" if any(k in is_quantizer for k in keys) else ""
+            raise PSAQError(
+                f"the checkpoint {name} is {hint or 'of another architecture'}: it {what} "
+                f"{', '.join(keys[:SHOWN_KEYS])}{more}; give the checkpoint that belongs to the config"
+            )
+    try:
+        model.load_state_dict(state)
+    except QuantizationError as error:
+        raise PSAQError(f"the checkpoint {name} does not fit: {error}") from None
+
+
+def artifact_config(cfg: Config, model: dict[str, Any]) -> Config:
+    """The config that opens the quantized checkpoint in the host's own tools: no recipe, no training.
+
+    Args:
+        cfg: The recipe.
+        model: The quantized model's config.
+    """
+    plain = copy.deepcopy(cfg.to_dict())
+    for key in (*TRAINING_KEYS, "dfq", "runner_type", "work_dir", "launcher", "custom_hooks"):
+        plain.pop(key, None)
+    plain["model"] = model
+    plain["custom_imports"] = {"imports": ["psaq_mm"], "allow_failed_imports": False}
+    return Config(plain)
+
+
+def save_artifact(folder: Path, cfg: Config, model: nn.Module, meta: dict[str, Any]) -> tuple[Path, Path]:
+    """Write ``quantized.py`` and ``quantized.pth``.
+
+    Args:
+        folder: The work dir.
+        cfg: The artifact config.
+        model: The frozen quantized model.
+        meta: Plain values for the checkpoint's ``meta``.
+
+    Returns:
+        The paths of config and checkpoint.
+
+    Raises:
+        UsageError: The config cannot be written as a file.
+    """
+    config, checkpoint = folder / "quantized.py", folder / "quantized.pth"
+    try:
+        save_with(lambda path: cfg.dump(path), config)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the artifact config cannot be written: {error}") from None
+    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    save_tensors({"meta": meta, "state_dict": state}, checkpoint)
+    return config, checkpoint

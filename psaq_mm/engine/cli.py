@@ -1,0 +1,70 @@
+"""What the command lines share: reading configs, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from rich.console import Console
+
+from ..errors import PSAQError, UsageError
+from ..generation import GenerationError
+from ..quantization import QuantizationError
+
+CONSOLE = Console()
+
+
+def common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every tool understands."""
+    parser.add_argument("config", help="a recipe: a host's config with a dfq section")
+    parser.add_argument("--checkpoint", help="the float checkpoint (default: load_from of the config)")
+    parser.add_argument("--work-dir", help="where results go (default: work_dirs/NAME-OF-THE-CONFIG)")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={}, help="key=value, as in mmdet's tools")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """The config with the command line's options merged in.
+
+    Raises:
+        UsageError: There is no such file, or it does not parse.
+    """
+    if not Path(args.config).is_file():
+        raise UsageError(f"there is no config {args.config}: give the path of one, for example from configs/")
+    try:
+        cfg = Config.fromfile(args.config)
+        cfg.merge_from_dict(args.cfg_options)
+    except (SyntaxError, KeyError, TypeError, AttributeError, FileNotFoundError, ImportError) as error:
+        raise UsageError(f"the config {args.config} cannot be read ({error}): mend it") from None
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
+    if args.checkpoint:
+        cfg.load_from = args.checkpoint
+    return cfg
+
+
+def run_tool(main: Callable[[], int], traceback: bool | None = None) -> int:
+    """Run a tool; errors that users can mend become one line on stderr and an exit code.
+
+    Args:
+        main: The tool.
+        traceback: Whether such errors show where they came from; by default, whether ``--traceback`` was given.
+
+    Returns:
+        0 for success, 2 for wrong usage, 1 for failure, 130 for an interrupt.
+    """
+    shown = "--traceback" in sys.argv if traceback is None else traceback
+    os.environ.setdefault("KMP_WARNINGS", "0")
+    try:
+        return main()
+    except (PSAQError, GenerationError, QuantizationError) as error:
+        if shown:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code if isinstance(error, PSAQError) else 1
+    except KeyboardInterrupt:
+        print("interrupted: go on with --resume", file=sys.stderr)
+        return 130

@@ -1,0 +1,63 @@
+"""Files that are either whole or not there: written aside, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UsageError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a path beside ``path`` to write to; renames it when the block ends without an error."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield scratch
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def save_json(data: Any, path: Path) -> None:
+    """Write JSON whole or not at all."""
+    with replacing(path) as scratch:
+        scratch.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def save_tensors(data: Any, path: Path) -> None:
+    """``torch.save``, whole or not at all."""
+    with replacing(path) as scratch:
+        torch.save(data, scratch)
+
+
+def save_with(write: Callable[[Path], None], path: Path) -> None:
+    """Let ``write`` make the file, whole or not at all; the suffix is kept, since writers look at it."""
+    scratch = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(scratch)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def writable_folder(path: Path) -> Path:
+    """Make a folder and prove that files can be written there.
+
+    Raises:
+        UsageError: They can't.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write to the work dir {path} ({error.strerror}): choose another with --work-dir") from None
+    return path

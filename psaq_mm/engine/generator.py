@@ -1,0 +1,120 @@
+"""The generator step: images that minimise ``L_PSE + a L_TV - b D(teacher, student)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..generation import FeatureDistance, ImagePrior, PatchSimilarityEntropy, RollFlip, SampleOptimiser
+from ..models import AttentionTaps, OutputFunction
+from .loops.base import pixel_bounds
+
+if TYPE_CHECKING:
+    from .runner import DFQRunner
+
+
+class ImageGenerator:
+    """Optimises batches of images against the teacher, and against the student where there is a competition.
+
+    Args:
+        runner: The runner.
+        lr: Adam's rate on the images.
+        warmup: Steps of linear warm-up; cosine decay follows.
+        entropy: The keys of :class:`psaq_mm.generation.PatchSimilarityEntropy`.
+        entropy_weight: The weight of L_PSE.
+        prior: The keys of :class:`psaq_mm.generation.ImagePrior`.
+        augment: The keys of :class:`psaq_mm.generation.RollFlip`.
+        micro_batch: Images per forward pass; None takes the batch whole.
+        gradient_every: How often each term's gradient norm is measured, in steps.
+        save_interval: How often the state is saved, in steps.
+    """
+
+    def __init__(
+        self,
+        runner: DFQRunner,
+        lr: float = 0.2,
+        warmup: int = 10,
+        entropy: dict[str, Any] | None = None,
+        entropy_weight: float = 1.0,
+        prior: dict[str, Any] | None = None,
+        augment: dict[str, Any] | None = None,
+        micro_batch: int | None = None,
+        gradient_every: int = 10,
+        save_interval: int = 50,
+    ) -> None:
+        self.runner = runner
+        self.lr, self.warmup, self.entropy_weight = lr, warmup, entropy_weight
+        self.entropy = PatchSimilarityEntropy(**(entropy or {}))
+        self.prior = ImagePrior(**(prior or {}))
+        self.prior.draw(runner.generator)
+        self.augment = RollFlip(**(augment or {}))
+        self.micro_batch, self.gradient_every, self.save_interval = micro_batch, gradient_every, save_interval
+        self.last: dict[str, float] = {}
+
+    def optimise(
+        self,
+        images: Tensor,
+        steps: int,
+        competition: float,
+        after_step: Callable[[SampleOptimiser], None],
+        outputs: OutputFunction | None = None,
+        distance: FeatureDistance | None = None,
+        resume: dict[str, Any] | None = None,
+    ) -> Tensor:
+        """Optimise a batch.
+
+        Args:
+            images: ``(B, 3, H, W)`` to start from.
+            steps: How many Adam steps.
+            competition: b, the weight of the discrepancy that the images seek out; 0 for none.
+            after_step: Called with the optimiser after each step.
+            outputs: What teacher and student are compared on; needed where b is not 0.
+            distance: D; needed where b is not 0.
+            resume: An optimiser's state dict to go on from.
+
+        Returns:
+            The optimised images, detached. ``self.last`` holds the last step's terms and gradient norms.
+
+        Raises:
+            NonFiniteLossError: A term is not finite.
+        """
+        runner = self.runner
+        lower, upper = pixel_bounds(runner.teacher)
+        optimiser = SampleOptimiser(
+            images.to(runner.device),
+            lower.to(runner.device),
+            upper.to(runner.device),
+            lr=self.lr,
+            steps=steps,
+            warmup=min(self.warmup, steps // 2),
+            augment=self.augment,
+            generator=runner.generator,
+            micro_batch=self.micro_batch,
+            log_gradients=True,
+            gradient_every=self.gradient_every,
+        )
+        if resume is not None:
+            optimiser.load_state_dict(resume)
+        with AttentionTaps(runner.teacher.backbone) as taps:
+
+            def loss(view: Tensor) -> dict[str, Tensor]:
+                compared = competition and outputs is not None
+                reference = outputs(runner.teacher, view) if compared else runner.teacher.backbone(view)
+                terms = {"entropy": self.entropy_weight * self.entropy(taps.take()), "prior": self.prior(view)}
+                if compared:
+                    terms["competition"] = -competition * distance(reference, outputs(runner.student, view))
+                return terms
+
+            while optimiser.step_count < steps:
+                self.last |= optimiser.step(loss)
+                after_step(optimiser)
+        return optimiser.images.detach()
+
+
+def gradient_norm(parameters: list[torch.nn.Parameter]) -> float:
+    """The L2 norm of all gradients together; parameters without a gradient count as 0."""
+    norms = [p.grad.norm() for p in parameters if p.grad is not None]
+    return float(torch.stack(norms).norm()) if norms else 0.0

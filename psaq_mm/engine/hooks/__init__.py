@@ -1,0 +1,8 @@
+"""What is shown and kept of a run, one hook a file."""
+
+from .cycle_log import CycleLogHook
+from .progress import ProgressHook
+from .samples import SamplesHook
+from .state import StateHook
+
+__all__ = ["CycleLogHook", "ProgressHook", "SamplesHook", "StateHook"]

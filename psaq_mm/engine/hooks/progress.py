@@ -1,0 +1,93 @@
+"""Progress with rate and time left."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ...registry import HOOKS
+
+if TYPE_CHECKING:
+    from ..runner import DFQRunner
+
+TITLES = {
+    "generate": "generating images",
+    "calibrate": "calibrating",
+    "distil": "teacher-student cycle",
+    "evaluate": "evaluating",
+}
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """A bar on a terminal; elsewhere a line when a stage begins, ends, and every ``seconds`` between.
+
+    Args:
+        seconds: Between lines where there is no terminal.
+    """
+
+    def __init__(self, seconds: float = 15.0) -> None:
+        self.seconds = seconds
+        self.console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._stage, self._total, self._start, self._said = "", 0, 0.0, 0.0
+
+    def before_stage(self, runner: DFQRunner, stage: str, total: int) -> None:
+        """Open the bar."""
+        self._close()
+        self._stage, self._total = stage, total
+        self._start = self._said = time.monotonic()
+        if not is_main_process() or not runner.shows_progress:
+            return
+        if self.console.is_terminal:
+            rate = TextColumn("{task.fields[rate]}")
+            columns = [TextColumn("{task.description:22}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn()]
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._bar.add_task(TITLES.get(stage, stage), total=total, rate="")
+            self._bar.start()
+
+    def after_stage_step(self, runner: DFQRunner, stage: str, step: int) -> None:
+        """Move it."""
+        now = time.monotonic()
+        rate = step / max(now - self._start, 1e-6)
+        shown = f"{rate:.1f}/s" if rate >= 1 else f"{1 / max(rate, 1e-6):.1f} s each"
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step, rate=shown)
+        elif now - self._said >= self.seconds and is_main_process() and runner.shows_progress:
+            self._said = now
+            left = (self._total - step) / max(rate, 1e-6)
+            self.console.print(f"  {TITLES.get(stage, stage)}: {step}/{self._total}, {shown}, {left:.0f} s left")
+
+    def after_stage(self, runner: DFQRunner, stage: str, **_: Any) -> None:
+        """Close it and say how long it took."""
+        if self._start and stage == self._stage and is_main_process() and runner.shows_progress:
+            self._close()
+            seconds = time.monotonic() - self._start
+            self.console.print(f"  {TITLES.get(stage, stage)}: {self._total} steps in {seconds:.0f} s")
+        self._start = 0.0
+
+    def before_test(self, runner: DFQRunner) -> None:
+        """The evaluation's bar."""
+        self.before_stage(runner, "evaluate", len(runner.test_dataloader))
+
+    def after_test_iter(self, runner: DFQRunner, batch_idx: int, **_: Any) -> None:
+        """One batch of the evaluation is done."""
+        self.after_stage_step(runner, "evaluate", batch_idx + 1)
+
+    def after_test(self, runner: DFQRunner) -> None:
+        """The evaluation is over."""
+        self.after_stage(runner, "evaluate")
+
+    def after_run(self, runner: DFQRunner) -> None:
+        """Leave the terminal as it was."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,34 @@
+"""What a run needs to go on after it was stopped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mmengine.hooks import Hook
+
+from ...registry import HOOKS
+
+if TYPE_CHECKING:
+    from ..runner import DFQRunner
+
+
+@HOOKS.register_module()
+class StateHook(Hook):
+    """Saves the runner's state after every stage and every ``interval`` cycles.
+
+    Args:
+        interval: In cycles.
+    """
+
+    def __init__(self, interval: int = 1) -> None:
+        self.interval = interval
+
+    def after_stage(self, runner: DFQRunner, stage: str, **_: Any) -> None:
+        """Save once a stage is done."""
+        runner.state["done"] = [*runner.state.get("done", []), stage]
+        runner.save_state()
+
+    def after_cycle(self, runner: DFQRunner, cycle: int, **_: Any) -> None:
+        """Save after a cycle."""
+        if cycle % self.interval == 0:
+            runner.save_state()

@@ -1,0 +1,106 @@
+"""The whole job: float figures, quantization, quantized figures, and the record of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from rich.console import Console
+from rich.table import Table
+
+from .results import Results, Row, peak_memory_mib, reset_peak_memory
+from .runner import DFQRunner
+
+
+def dataset_name(runner: DFQRunner) -> tuple[str, int]:
+    """What is evaluated on: the annotation file (or class) and the number of images; 0 where it isn't there."""
+    described = (runner.cfg.get("test_dataloader") or {}).get("dataset", {})
+    name = described.get("type", "none")
+    root = Path(str(described.get("data_root", "") or "")).name
+    try:
+        return f"{name} {root}".strip(), len(runner.test_dataloader.dataset)
+    except Exception:  # the loop is still a config where building it failed
+        return f"{name} {root}".strip(), 0
+
+
+class Job:
+    """One recipe, from the float model's figures to the quantized one's.
+
+    Args:
+        cfg: The recipe.
+        console: Where the newcomer reads what happens.
+    """
+
+    def __init__(self, cfg: Config, console: Console) -> None:
+        self.console = console
+        self.say("building the model")
+        self.runner = DFQRunner.from_cfg(cfg)
+        self.path = Path(self.runner.work_dir) / "results.json"
+        self.results = Results(config=str(cfg.filename), dataset="", images=0)
+
+    def say(self, text: str) -> None:
+        """One line of what happens."""
+        if is_main_process():
+            self.console.print(f"[bold]psaq_mm[/] {text}", highlight=False)
+
+    def run(self) -> Results:
+        """Run all stages; ``results.json`` is written after each.
+
+        Returns:
+            The record.
+        """
+        reset_peak_memory()
+        runner = self.runner
+        runner.load_or_resume()
+        self.say(f"evaluating the float model ({runner.model_name}, {runner.cfg.load_from})")
+        fp = Row("fp32", 32, 32, runner.seed or 0)
+        self.record(fp, runner.evaluate(runner.bare_model()))
+        bits = f"W{runner.policy.weight_bits}A{runner.policy.activation_bits}"
+        self.say(f"quantizing to {bits}, scheme {runner.policy.scheme}, scope {runner.scope}, without data")
+        runner.seconds.pop("evaluate", None)
+        runner.train()
+        self.results.coverage = {"quantized": runner.coverage.quantized, "fp": runner.coverage.fp}
+        self.say(f"evaluating the quantized model ({runner.artifact_paths[1]})")
+        row = Row(runner.options.get("arm", "psaq"), runner.policy.weight_bits, runner.policy.activation_bits, fp.seed)
+        row.samples_sha256 = runner.pool.sha256()
+        self.record(row, runner.evaluate(runner.bare_model()))
+        return self.results
+
+    def record(self, row: Row, metrics: dict[str, float] | None) -> None:
+        """Add a row and write the file."""
+        if metrics is None:
+            self.say(f"evaluation skipped: {self.runner.missing_data} is not there")
+        row.metrics = {key: float(value) for key, value in (metrics or {}).items()}
+        row.seconds |= self.runner.seconds
+        row.peak_memory_mib = peak_memory_mib()
+        self.results.dataset, self.results.images = dataset_name(self.runner)
+        self.results.rows.append(row)
+        if is_main_process():
+            self.results.save(self.path)
+
+    def closing_table(self) -> Table:
+        """The main figures of float and quantized model side by side."""
+        return results_table(self.results)
+
+
+def main_metrics(rows: list[Row]) -> list[str]:
+    """The figures worth a column: each evaluator's headline, in its own order."""
+    keys = [key for row in rows for key in row.metrics]
+    headline = ("mAP", "mIoU", "aAcc", "top1")
+    return list(dict.fromkeys(key for key in keys if key.rpartition("/")[2].removeprefix("bbox_").removeprefix("segm_") in headline))
+
+
+def results_table(results: Results) -> Table:
+    """The rows with their headline figures."""
+    columns = main_metrics(results.rows)
+    table = Table(title=f"{results.dataset}, {results.images} images")
+    for head in ("arm", "bits", "seed", *columns, "seconds", "peak MiB"):
+        table.add_column(head, justify="left" if head in ("arm", "bits") else "right")
+    for row in results.rows:
+        bits = "FP32" if row.arm == "fp32" else f"W{row.weight_bits}A{row.activation_bits}"
+        figures = [f"{row.metrics[key]:.3f}" if key in row.metrics else "-" for key in columns]
+        table.add_row(
+            row.arm, bits, str(row.seed), *figures, f"{sum(row.seconds.values()):.0f}", str(row.peak_memory_mib)
+        )
+    return table

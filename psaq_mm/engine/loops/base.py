@@ -1,0 +1,74 @@
+"""What the stages share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.runner import BaseLoop
+from torch import Tensor
+
+from ...generation import SamplePool
+
+if TYPE_CHECKING:
+    from ..runner import DFQRunner
+
+
+class StageLoop(BaseLoop):
+    """A stage of the run. Stages touch no data set, so there is no dataloader.
+
+    Args:
+        runner: The runner, which holds teacher, student and pool.
+    """
+
+    runner: DFQRunner
+
+    def __init__(self, runner: DFQRunner) -> None:
+        super().__init__(runner, dataloader=None)
+
+    def announce(self, stage: str, total: int) -> None:
+        """Tell the hooks that a stage of so many steps begins."""
+        self.runner.call_hook("before_stage", stage=stage, total=total)
+
+    def advance(self, stage: str, step: int) -> None:
+        """Tell the hooks that a step of the stage is done."""
+        self.runner.call_hook("after_stage_step", stage=stage, step=step)
+
+    def finish(self, stage: str, **info: Any) -> None:
+        """Tell the hooks that the stage is over."""
+        self.runner.call_hook("after_stage", stage=stage, **info)
+
+
+def pixel_bounds(model: torch.nn.Module) -> tuple[Tensor, Tensor]:
+    """The valid range of pixels in normalised units, from the data preprocessor: two ``(3,)`` tensors.
+
+    A pixel p in [0, 255] becomes ``(p - mean) / std``. Where the preprocessor normalises nothing, the range is
+    [0, 255] itself.
+    """
+    preprocessor = model.data_preprocessor
+    if not getattr(preprocessor, "_enable_normalize", hasattr(preprocessor, "mean")):
+        return torch.zeros(3), torch.full((3,), 255.0)
+    mean, std = preprocessor.mean.view(-1).cpu(), preprocessor.std.view(-1).cpu()
+    return (0 - mean) / std, (255 - mean) / std
+
+
+class FillLoop(StageLoop):
+    """A stage that fills the runner's pool with images.
+
+    Args:
+        runner: The runner.
+        images: How many images.
+        image_size: Height and width, or one number for both.
+    """
+
+    def __init__(self, runner: DFQRunner, images: int = 32, image_size: int | tuple[int, int] = 224) -> None:
+        super().__init__(runner)
+        self.images = images
+        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        self.image_size: tuple[int, int] = (int(size[0]), int(size[1]))
+
+    def fill(self, images: Tensor) -> SamplePool:
+        """Put the images into the runner's pool and tell the hooks."""
+        self.runner.pool.add(images.detach().cpu(), tag="first")
+        self.finish("generate")
+        return self.runner.pool

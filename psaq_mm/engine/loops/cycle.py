@@ -1,0 +1,157 @@
+"""The teacher-student cycle: images against the student, then the student against the teacher."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.dist import all_reduce_params
+from torch import nn
+
+from ...errors import UsageError
+from ...generation import FeatureDistance, NonFiniteLossError, RollFlip
+from ...models import output_function
+from ...quantization import freeze, trainable_groups, unfreeze
+from ...registry import LOOPS
+from ..generator import ImageGenerator, gradient_norm
+from .base import StageLoop
+
+if TYPE_CHECKING:
+    from ..runner import DFQRunner
+
+
+@LOOPS.register_module()
+class CycleLoop(StageLoop):
+    """``cycles`` times: generator steps on a batch of images, then student steps on the pool.
+
+    Args:
+        runner: The runner.
+        cycles: How many; 0 leaves the student as calibration made it.
+        generator_steps: Adam steps on the images in each cycle; 0 keeps the pool as it is.
+        generator_images: How many images of the pool each cycle evolves; the results are added to the pool.
+        generator: The keys of :class:`psaq_mm.engine.generator.ImageGenerator`.
+        competition: b, the weight of the discrepancy in the generator's loss.
+        student_steps: Adam steps on the student in each cycle.
+        batch_size: Images of a student step.
+        lr: Adam's rates of ``weight``, ``bias`` and ``scale``, the last relative to the scale's own size. They fall
+            to 0 along a cosine over all cycles.
+        augment: The keys of :class:`psaq_mm.generation.RollFlip` for the student's images.
+        distance: The keys of :class:`psaq_mm.generation.FeatureDistance`.
+        place: What is compared: ``'backbone'``, ``'neck'`` or ``'logits'``.
+    """
+
+    def __init__(
+        self,
+        runner: DFQRunner,
+        cycles: int = 6,
+        generator_steps: int = 10,
+        generator_images: int = 16,
+        generator: dict[str, Any] | None = None,
+        competition: float = 1.0,
+        student_steps: int = 10,
+        batch_size: int = 8,
+        lr: dict[str, float] | None = None,
+        augment: dict[str, Any] | None = None,
+        distance: dict[str, Any] | None = None,
+        place: str = "backbone",
+    ) -> None:
+        super().__init__(runner)
+        if min(cycles, generator_steps, student_steps) < 0:
+            raise UsageError("cycles, generator_steps and student_steps of CycleLoop must not be negative")
+        self.cycles, self.student_steps, self.batch_size = cycles, student_steps, batch_size
+        self.generator_steps, self.generator_images = generator_steps, generator_images
+        self.competition = competition
+        self.lr = {"weight": 1e-4, "bias": 1e-4, "scale": 1e-3, **(lr or {})}
+        self.generator = dict(generator or {})
+        self.augment = RollFlip(**(augment or {}))
+        self.distance_options = dict(distance or {})
+        self.place = place
+
+    def run(self) -> nn.Module:
+        """Run what is left of the cycles; the state is saved after each."""
+        runner = self.runner
+        outputs = output_function(self.place, runner.teacher)
+        if self.cycles == 0:
+            return runner.student
+        distance = FeatureDistance(**self.distance_options).to(runner.device)
+        first = runner.pool.images[: self.batch_size].to(runner.device)
+        with torch.no_grad():
+            distance.fit(outputs(runner.teacher, first))
+        done = runner.state.get("cycle", 0)
+        optimizer = self.build_optimizer()
+        if "optimizer" in runner.state:
+            optimizer.load_state_dict(runner.state["optimizer"])
+        generator = ImageGenerator(runner, **self.generator)
+        self.announce("distil", self.cycles * (self.generator_steps + self.student_steps))
+        for cycle in range(done + 1, self.cycles + 1):
+            terms = self.generate(generator, outputs, distance, cycle)
+            terms |= self.distil(optimizer, outputs, distance, cycle)
+            runner.state.update(cycle=cycle, optimizer=optimizer.state_dict())
+            runner.call_hook("after_cycle", cycle=cycle, cycles=self.cycles, terms=terms)
+        runner.state.pop("optimizer", None)
+        self.finish("distil")
+        return runner.student
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """Adam over the student's trainable groups. A scale's rate is relative, so each has a group of its own."""
+        groups = trainable_groups(self.runner.student)
+        scales = [{"params": [p], "lr": self.lr["scale"] * max(float(p.abs().mean()), 1e-8)} for p in groups["scale"]]
+        plain = [{"params": groups[kind], "lr": self.lr[kind]} for kind in ("weight", "bias") if groups[kind]]
+        groups_with_lr = plain + scales
+        return torch.optim.Adam([{**group, "base_lr": group["lr"]} for group in groups_with_lr])
+
+    def generate(self, generator: ImageGenerator, outputs, distance: FeatureDistance, cycle: int) -> dict[str, float]:
+        """The generator's half of a cycle: evolve a part of the pool against the frozen student, and keep both."""
+        if self.generator_steps == 0:
+            return {}
+        runner = self.runner
+        offset = (cycle - 1) * (self.generator_steps + self.student_steps)
+        start = runner.pool.sample(self.generator_images, runner.generator, newest=0.0)
+        freeze(runner.student)
+        runner.student.requires_grad_(False)
+        images = generator.optimise(
+            start,
+            self.generator_steps,
+            self.competition,
+            after_step=lambda optimiser: self.advance("distil", offset + optimiser.step_count),
+            outputs=outputs,
+            distance=distance,
+        )
+        runner.student.requires_grad_(True)
+        unfreeze(runner.student)
+        runner.freeze_untrained()
+        runner.pool.add(runner.gather([images]), tag=f"cycle {cycle}")
+        return {f"generator/{name}": value for name, value in generator.last.items()}
+
+    def distil(self, optimizer, outputs, distance: FeatureDistance, cycle: int) -> dict[str, float]:
+        """The student's half of a cycle.
+
+        Raises:
+            NonFiniteLossError: The distance is not finite; the student keeps the weights of the step before.
+        """
+        runner = self.runner
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        offset = (cycle - 1) * (self.generator_steps + self.student_steps) + self.generator_steps
+        total, losses, norm = self.cycles * self.student_steps, [], 0.0
+        for step in range(1, self.student_steps + 1):
+            decay = 0.5 * (1 + math.cos(math.pi * ((cycle - 1) * self.student_steps + step - 1) / total))
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * decay
+            images = runner.pool.sample(self.batch_size, runner.generator).to(runner.device)
+            images = self.augment(images, runner.generator)
+            with torch.no_grad():
+                reference = outputs(runner.teacher, images)
+            loss = distance(reference, outputs(runner.student, images))
+            if not torch.isfinite(loss):
+                raise NonFiniteLossError("student distance", (cycle - 1) * self.student_steps + step)
+            optimizer.zero_grad()
+            loss.backward()
+            all_reduce_params([p.grad for p in parameters if p.grad is not None], op="mean")
+            norm = gradient_norm(parameters)
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            self.advance("distil", offset + step)
+        if not losses:
+            return {}
+        return {"student/distance": sum(losses) / len(losses), "student/distance_grad": norm}

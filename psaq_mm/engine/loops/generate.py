@@ -1,0 +1,90 @@
+"""Images to start from: made from patch similarity, or plain noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import UsageError
+from ...generation import SampleOptimiser, SamplePool, initial_images
+from ...models import check_image_size
+from ...registry import LOOPS
+from ..checkpoint import read_checkpoint
+from ..files import save_tensors
+from ..generator import ImageGenerator
+from .base import FillLoop, pixel_bounds
+
+if TYPE_CHECKING:
+    from ..runner import DFQRunner
+
+
+@LOOPS.register_module()
+class GenerateLoop(FillLoop):
+    """Warm the images up with patch-similarity entropy and image prior alone.
+
+    Args:
+        runner: The runner.
+        images: How many images.
+        image_size: Height and width, or one number for both.
+        batch_size: How many are optimised together.
+        steps: Adam steps of a batch.
+        generator: The keys of :class:`psaq_mm.engine.generator.ImageGenerator`.
+        samples: A file to share the images through: read where it exists, otherwise written.
+    """
+
+    def __init__(
+        self,
+        runner: DFQRunner,
+        images: int = 32,
+        image_size: int | tuple[int, int] = 224,
+        batch_size: int = 16,
+        steps: int = 100,
+        generator: dict[str, Any] | None = None,
+        samples: str | None = None,
+    ) -> None:
+        super().__init__(runner, images, image_size)
+        if min(images, batch_size, steps) < 1:
+            raise UsageError("images, batch_size and steps of GenerateLoop must be at least 1")
+        self.batch_size, self.steps = batch_size, steps
+        self.generator = dict(generator or {})
+        self.samples = Path(samples) if samples else None
+
+    def run(self) -> SamplePool:
+        """Fill the pool, from the shared file where there is one."""
+        check_image_size(self.runner.teacher.backbone, self.image_size)
+        if self.samples is not None and self.samples.exists():
+            return self.fill(read_checkpoint(self.samples)["state_dict"]["images"])
+        sizes = [min(self.batch_size, self.images - start) for start in range(0, self.images, self.batch_size)]
+        self.announce("generate", len(sizes) * self.steps)
+        lower, upper = pixel_bounds(self.runner.teacher)
+        generator = ImageGenerator(self.runner, **self.generator)
+        partial = self.runner.state.get("generation", {"done": [], "batch": None})
+        for index in range(len(partial["done"]), len(sizes)):
+            start = initial_images(sizes[index], self.image_size, lower, upper, self.runner.generator)
+            partial["done"].append(self._batch(generator, start, index, partial))
+            partial["batch"] = None
+        images = self.runner.gather(partial["done"])
+        self.runner.state.pop("generation", None)
+        if self.samples is not None:
+            save_tensors({"state_dict": {"images": images}}, self.samples)
+        return self.fill(images)
+
+    def _batch(self, generator: ImageGenerator, start, index: int, partial: dict[str, Any]):
+        def after(optimiser: SampleOptimiser) -> None:
+            step = optimiser.step_count
+            self.advance("generate", index * self.steps + step)
+            if step % generator.save_interval == 0:
+                self.runner.state["generation"] = {**partial, "batch": optimiser.state_dict()}
+                self.runner.save_state()
+
+        return generator.optimise(start, self.steps, competition=0.0, after_step=after, resume=partial["batch"])
+
+
+@LOOPS.register_module()
+class NoiseLoop(FillLoop):
+    """Gaussian noise in normalised units, clamped to valid pixels: the baseline that any method must beat."""
+
+    def run(self) -> SamplePool:
+        """Fill the pool."""
+        lower, upper = pixel_bounds(self.runner.teacher)
+        return self.fill(initial_images(self.images, self.image_size, lower, upper, self.runner.generator))

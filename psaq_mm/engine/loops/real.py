@@ -1,0 +1,61 @@
+"""Real images, for the arm that measures what data would have given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.registry import DATASETS
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...errors import PSAQError
+from ...generation import SamplePool
+from ...registry import LOOPS
+from .base import FillLoop
+
+if TYPE_CHECKING:
+    from ..runner import DFQRunner
+
+
+@LOOPS.register_module()
+class RealImagesLoop(FillLoop):
+    """Crops of a data set's images, as the model's own preprocessor gives them.
+
+    Args:
+        runner: The runner.
+        dataset: Config of the data set, with its pipeline; never the evaluation's images.
+        images: How many images.
+        image_size: Height and width of the crops; smaller images are padded with zeros (the mean colour).
+    """
+
+    def __init__(
+        self, runner: DFQRunner, dataset: dict[str, Any], images: int = 32, image_size: int | tuple[int, int] = 224
+    ) -> None:
+        super().__init__(runner, images, image_size)
+        self.dataset = dataset
+
+    def run(self) -> SamplePool:
+        """Fill the pool with random crops of randomly chosen images."""
+        try:
+            dataset = DATASETS.build(self.dataset)
+        except FileNotFoundError as error:
+            raise PSAQError(f"the real images are not there ({error.filename}): arms without data need none") from None
+        order = torch.randperm(len(dataset), generator=self.runner.generator)[: self.images]
+        if len(order) < self.images:
+            raise PSAQError(f"{self.images} real images were asked for, the data set has {len(dataset)}: ask for fewer")
+        preprocess = self.runner.teacher.data_preprocessor
+        crops = []
+        for index in order.tolist():
+            packed = dataset[index]
+            batch = preprocess({"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}, False)
+            crops.append(self._crop(batch["inputs"].cpu()))
+        return self.fill(torch.cat(crops))
+
+    def _crop(self, image: Tensor) -> Tensor:
+        height, width = self.image_size
+        missing = max(0, height - image.shape[-2]), max(0, width - image.shape[-1])
+        image = F.pad(image, (0, missing[1], 0, missing[0]))
+        spare = image.shape[-2] - height, image.shape[-1] - width
+        top, left = (int(torch.randint(s + 1, (1,), generator=self.runner.generator)) for s in spare)
+        return image[..., top : top + height, left : left + width]

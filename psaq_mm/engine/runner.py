@@ -1,0 +1,341 @@
+"""The runner of data-free quantization."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import all_gather, barrier, get_rank, is_main_process
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS as HOST_MODELS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from ..errors import PSAQError, UsageError
+from ..generation import SamplePool
+from ..models import artifact_model, calibration_function, policy_of
+from ..quantization import (
+    CoverageReport,
+    QuantizationError,
+    State,
+    check_calibrated,
+    coverage,
+    freeze,
+    quantizers,
+    recording_sqnr,
+)
+from ..registry import LOOPS, RUNNERS
+from .checkpoint import artifact_config, load_weights, read_checkpoint, save_artifact
+from .files import save_json, save_tensors, writable_folder
+from .results import timed
+
+HOOKS = ("ProgressHook", "StateHook", "SamplesHook", "CycleLogHook")
+KEYS = ("quantization", "images", "calibrate", "cycle", "arm", "quiet", "pool_capacity", "traceback")
+TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr")
+
+
+@RUNNERS.register_module()
+class DFQRunner(Runner):
+    """Quantizes a trained model without data.
+
+    ``train()`` (so that the hosts' own training tools can launch it) generates images, calibrates a quantized
+    student, lets both evolve and writes the quantized checkpoint. ``val()`` and ``test()`` are mmengine's: they
+    evaluate the float model before ``train()`` and the quantized one after.
+
+    The config is the host's with ``runner_type='psaq_mm.DFQRunner'``, ``load_from`` and ``dfq``, whose keys are
+    ``quantization`` (a policy and its ``scope``), ``images``, ``calibrate`` and ``cycle`` (loops), ``arm`` (a name for
+    the results) and ``quiet`` (the log goes to its file alone).
+
+    Attributes:
+        teacher: The float model.
+        student: The quantized model; None before ``train()``.
+        pool: The samples.
+        state: What a resumed run goes on from.
+        seconds: Wall seconds by stage.
+    """
+
+    teacher: nn.Module
+    student: nn.Module
+
+    @classmethod
+    def from_cfg(cls, cfg: Config) -> DFQRunner:
+        """Build from a recipe.
+
+        Raises:
+            UsageError: The recipe is not valid or the work dir not writable.
+        """
+        cfg = copy.deepcopy(cfg)
+        options = cfg.get("dfq")
+        if options is None:
+            raise UsageError("the config has no dfq section: start from one of configs/, or give mmdet's tools the config")
+        unknown = sorted(set(options) - set(KEYS))
+        if unknown:
+            raise UsageError(f"dfq has unknown keys {', '.join(unknown)}: known are {', '.join(KEYS)}")
+        with usage_errors():
+            policy_of(options.get("quantization", {}))
+        for key in TRAINING:
+            cfg[key] = None
+        if "backbone" in cfg.model:
+            # The zoo's configs would fetch ImageNet weights that the checkpoint replaces at once.
+            cfg.model.backbone.init_cfg = None
+        present = {hook["type"].rpartition(".")[2] for hook in cfg.get("custom_hooks") or []}
+        added = [{"type": f"psaq_mm.{name}"} for name in HOOKS if name not in present]
+        cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *added]
+        writable_folder(Path(cfg.work_dir))
+        return super().from_cfg(cfg)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.options = self.cfg.dfq
+        self.quantization = dict(self.options.get("quantization", {}))
+        with usage_errors():
+            self.policy, self.scope = policy_of(self.quantization)
+        self.teacher = self.bare_model()
+        self.generator = torch.Generator().manual_seed((self.seed or 0) * 1000 + get_rank())
+        self.pool = SamplePool(self.options.get("pool_capacity", 1024), seed=self.seed or 0)
+        self.state: dict[str, Any] = {}
+        self.seconds: dict[str, float] = {}
+        self.checkpoint_meta: dict[str, Any] = {}
+        self.shows_progress = bool(self.options.get("quiet", False))
+        self.coverage: CoverageReport | None = None
+
+    def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
+        """mmengine's logger; where the config says ``quiet``, only warnings reach the terminal."""
+        logger = super().build_logger(log_level, log_file, **kwargs)
+        if self.cfg.get("dfq", {}).get("quiet", False):
+            for handler in logger.handlers:
+                if type(handler) is logging.StreamHandler:
+                    handler.setLevel(logging.ERROR)
+        return logger
+
+    def bare_model(self) -> nn.Module:
+        """The model without a distributed wrapper."""
+        return getattr(self.model, "module", self.model)
+
+    @property
+    def folder(self) -> Path:
+        """The work dir."""
+        return Path(self.work_dir)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.teacher.parameters()).device
+
+    @property
+    def rgb(self) -> bool:
+        """Whether the model takes RGB images (rather than BGR)."""
+        return bool(getattr(self.teacher.data_preprocessor, "_channel_conversion", True))
+
+    def load_or_resume(self) -> None:
+        """Load the float checkpoint, once, safely and completely."""
+        if self._has_loaded:
+            return
+        if self._load_from is None:
+            raise PSAQError("no checkpoint to quantize: set load_from in the config or give --checkpoint")
+        loaded = read_checkpoint(self._load_from, self.cfg.get("checkpoint_url"))
+        load_weights(self.teacher, loaded["state_dict"], str(self._load_from))
+        self.checkpoint_meta = loaded["meta"]
+        self._has_loaded = True
+        self.logger.info(f"loaded {self._load_from}")
+
+    def train(self) -> nn.Module:
+        """Quantize: generate, calibrate, let teacher and student evolve, freeze, save.
+
+        Returns:
+            The quantized model; also ``self.model``.
+
+        Raises:
+            PSAQError: Something the user can mend; the message says what.
+        """
+        self.call_hook("before_run")
+        self.load_or_resume()
+        self.teacher.eval().requires_grad_(False)
+        self.student = self.build_student()
+        if self._resume:
+            self.restore_state()
+        with timed(self.seconds, "generate"):
+            if not self.stage_done("generate"):
+                self.build_stage("images", "GenerateLoop").run()
+        with timed(self.seconds, "calibrate"):
+            if not self.stage_done("calibrate"):
+                self.build_stage("calibrate", "CalibrateLoop").run()
+        self.freeze_untrained()
+        with timed(self.seconds, "distil"):
+            if not self.stage_done("distil"):
+                self.build_stage("cycle", "CycleLoop").run()
+        self.measure()
+        freeze(self.student)
+        self.save()
+        self.model = self.student
+        self.call_hook("after_run")
+        return self.student
+
+    def build_stage(self, key: str, default: str):
+        """Build a stage's loop from the config."""
+        with usage_errors():
+            try:
+                options = {"type": f"psaq_mm.{default}", **self.options.get(key, {})}
+                return LOOPS.build(options, default_args={"runner": self})
+            except TypeError as error:
+                raise UsageError(f"dfq.{key} is not valid: {error}") from None
+
+    def build_student(self) -> nn.Module:
+        """The quantized model as the artifact config names it, with the teacher's weights."""
+        with usage_errors():
+            self.artifact = artifact_model(ConfigDict(self.cfg.model), self.quantization)
+            student = HOST_MODELS.build(self.artifact)
+        missing, unexpected = student.load_state_dict(self.teacher.state_dict(), strict=False)
+        own = [key for key in missing if "quantizer." not in key]
+        if own or unexpected:
+            raise PSAQError(f"the quantized model does not take the float weights: {(own + list(unexpected))[:3]}")
+        # In eval with gradients on: drop-path or batch statistics would be part of the distance.
+        return student.to(self.device).eval()
+
+    def freeze_untrained(self) -> None:
+        """Let gradients reach what is trained and nothing else."""
+        trained = {id(p) for group in self.trained_parameters().values() for p in group}
+        for parameter in self.student.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+
+    def trained_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Weights and biases of quantized layers, and activation ranges."""
+        from ..quantization import trainable_groups
+
+        return trainable_groups(self.student)
+
+    def measure(self) -> None:
+        """Record every quantizer's SQNR on the calibration images, and the coverage."""
+        forward = calibration_function(self.scope, self.teacher)
+        with recording_sqnr(self.student), torch.no_grad():
+            for batch in self.pool.images[:32].split(8):
+                forward(self.student, batch.to(self.device))
+        part = self.student.backbone if self.scope == "backbone" else self.student
+        self.coverage = coverage(part, self.policy, prefix="backbone" if self.scope == "backbone" else "")
+
+    def save(self) -> None:
+        """Write ``quantized.py``, ``quantized.pth`` and ``coverage.json``."""
+        if not is_main_process():
+            return
+        meta = {"psaq_mm": self.quantization_record()}
+        if "dataset_meta" in self.checkpoint_meta:
+            meta["dataset_meta"] = self.checkpoint_meta["dataset_meta"]
+        elif "CLASSES" in self.checkpoint_meta:
+            meta["CLASSES"] = self.checkpoint_meta["CLASSES"]
+        config = artifact_config(self.cfg, self.artifact.to_dict())
+        self.artifact_paths = save_artifact(self.folder, config, self.student, meta)
+        if self.coverage is not None:
+            save_json(json.loads(self.coverage.to_json()), self.folder / "coverage.json")
+
+    def quantization_record(self) -> dict[str, Any]:
+        """The quantization that was made, in plain values."""
+        return {**self.policy.to_config(), "scope": self.scope, "samples_sha256": self.pool.sha256()}
+
+    def test(self) -> dict:
+        """mmengine's test; a quantized model must be calibrated.
+
+        Raises:
+            PSAQError: It is not.
+        """
+        try:
+            check_calibrated(self.bare_model())
+        except QuantizationError as error:
+            raise PSAQError(str(error)) from None
+        return super().test()
+
+    def evaluate(self, model: nn.Module) -> dict[str, float] | None:
+        """The test evaluator's figures for a model, or None where the data set is not there.
+
+        What the evaluators print goes to the log file.
+        """
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                self._test_loop = self.build_test_loop(self._test_loop)
+        except FileNotFoundError as error:
+            self.logger.warning(f"evaluation skipped: {error.filename or error} is not there")
+            self.missing_data = str(error.filename or error)
+            return None
+        printed = io.StringIO()
+        self.model, current = model, self.model
+        try:
+            with timed(self.seconds, "evaluate"), contextlib.redirect_stdout(printed):
+                return self.test()
+        finally:
+            self.model = current
+            self.logger.info(printed.getvalue())
+
+    def gather(self, parts: list[Tensor]) -> Tensor:
+        """All processes' images, in the order of their ranks."""
+        own = torch.cat([part.detach().cpu() for part in parts])
+        return torch.cat([part.cpu() for part in all_gather(own)])
+
+    # -- going on after a stop -------------------------------------------------------------------------------------
+
+    @property
+    def state_path(self) -> Path:
+        """Where the state of a run is kept."""
+        return self.folder / f"dfq_state{get_rank() or ''}.pth"
+
+    def recipe_hash(self) -> str:
+        """What must be equal for a run to be resumed."""
+        recipe = {"model": self.cfg.model.to_dict(), "dfq": self.options.to_dict(), "seed": self.seed}
+        return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
+
+    def stage_done(self, stage: str) -> bool:
+        """Whether a resumed run has the stage behind it."""
+        return stage in self.state.get("done", [])
+
+    def save_state(self) -> None:
+        """Save all that the rest of the run depends on."""
+        state = {
+            **self.state,
+            "recipe": self.recipe_hash(),
+            "pool": self.pool.state_dict(),
+            "rng": self.generator.get_state(),
+            "seconds": dict(self.seconds),
+            "student": self.student.state_dict(),
+        }
+        save_tensors(state, self.state_path)
+
+    def restore_state(self) -> None:
+        """Go on from the saved state, where there is one.
+
+        Raises:
+            UsageError: It belongs to another recipe.
+        """
+        if not self.state_path.exists():
+            self.logger.info("nothing to resume: starting anew")
+            return
+        state = torch.load(self.state_path, map_location="cpu", weights_only=True)
+        if state.pop("recipe") != self.recipe_hash():
+            raise UsageError(f"{self.state_path} belongs to another recipe: leave out --resume or choose another --work-dir")
+        pool = state.pop("pool")
+        if pool["images"] is not None:
+            self.pool.load_state_dict(pool)
+        self.generator.set_state(state.pop("rng"))
+        self.seconds.update(state.pop("seconds"))
+        self.student.load_state_dict(state.pop("student"))
+        self.state = state
+        if self.stage_done("calibrate"):
+            uncalibrated = [n for n, q in quantizers(self.student) if q.state is State.UNCALIBRATED]
+            if uncalibrated:
+                raise PSAQError(f"{self.state_path} is incomplete: delete it and start anew")
+        self.logger.info(f"resumed: done are {', '.join(state.get('done', [])) or 'no stages'}")
+        barrier()
+
+
+@contextlib.contextmanager
+def usage_errors():
+    """Turn what the quantization package says of a wrong setting into a usage error."""
+    try:
+        yield
+    except QuantizationError as error:
+        raise UsageError(str(error)) from None

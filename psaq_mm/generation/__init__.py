@@ -1,0 +1,34 @@
+"""Images for data-free quantization, optimised from noise. Pure torch: nothing of mm*, timm or the rest of the package.
+
+Read in this order: ``tokens`` (what a layer hands over), ``entropy`` (the loss that shapes the images; ``similarity``
+and ``kernel_density`` are its arithmetic), ``prior``, ``augment``, ``optimiser`` (with ``schedule``), ``competition``
+(the teacher-student distance) and ``pool``.
+"""
+
+from .augment import RollFlip, View
+from .competition import FeatureDistance
+from .entropy import PatchSimilarityEntropy, similarity_entropy
+from .errors import GenerationError, NonFiniteLossError
+from .optimiser import SampleOptimiser, initial_images
+from .pool import SamplePool
+from .prior import ImagePrior, rms_differences, v1_tv
+from .schedule import cosine_with_warmup
+from .tokens import AttentionTokens
+
+__all__ = [
+    "AttentionTokens",
+    "FeatureDistance",
+    "GenerationError",
+    "ImagePrior",
+    "NonFiniteLossError",
+    "PatchSimilarityEntropy",
+    "RollFlip",
+    "SampleOptimiser",
+    "SamplePool",
+    "View",
+    "cosine_with_warmup",
+    "initial_images",
+    "rms_differences",
+    "similarity_entropy",
+    "v1_tv",
+]

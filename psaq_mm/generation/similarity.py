@@ -1,0 +1,86 @@
+"""Cosine similarities between the tokens of a layer, and their variance without forming them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NORM_EPS = 1e-8
+
+
+def unit_tokens(tokens: Tensor) -> Tensor:
+    """Tokens scaled to length 1, so that inner products are cosines.
+
+    A token shorter than 1e-8 has no direction: it becomes zero (similarity 0 with every other) and gets no gradient,
+    where dividing by the floor alone would hand it a gradient of order 1e8.
+
+    Args:
+        tokens: Shape ``(..., d)``; float16 and bfloat16 are computed in float32.
+
+    Returns:
+        Same shape, float32 or float64.
+    """
+    if tokens.dtype not in (torch.float32, torch.float64):
+        tokens = tokens.float()
+    norm = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
+    return tokens / norm.clamp(min=NORM_EPS) * (norm > NORM_EPS)
+
+
+def similarities(units: Tensor) -> Tensor:
+    """All inner products within each group, diagonal and both orders included.
+
+    Args:
+        units: Shape ``(batch, groups, N, d)``.
+
+    Returns:
+        Shape ``(batch, groups * N * N)``.
+    """
+    return (units @ units.mT).flatten(1)  # (batch, groups, N, N) -> (batch, groups * N * N)
+
+
+def pairwise_variance(units: Tensor, pairs: Tensor) -> Tensor:
+    """Population variance of the similarities at ``pairs``, formed one by one.
+
+    Args:
+        units: Shape ``(batch, groups, N, d)``.
+        pairs: Shape ``(M,)``, see :meth:`AttentionTokens.pair_index`.
+
+    Returns:
+        Shape ``(batch,)``.
+    """
+    return similarities(units).index_select(1, pairs).var(dim=1, correction=0)  # (batch, M) -> (batch,)
+
+
+def gram_variance(units: Tensor) -> Tensor:
+    """``pairwise_variance`` over all pairs i < j within the groups, in O(N d^2) time and no N x N matrix.
+
+    In one group write ``u_i = m + w_i`` with the mean ``m``, so that ``sum_i w_i = 0``, and ``p_i = <m, w_i>``. Then
+    ``g_ij - |m|^2 = p_i + p_j + <w_i, w_j>``, all cross terms vanish in the sum over i and j, and with the d x d Gram
+    matrix ``C = sum_i w_i w_i^T`` and the diagonal ``c_i = 2 p_i + |w_i|^2``, which has to go::
+
+        S1 = sum_{i<j} (g_ij - |m|^2)   = - sum_i c_i / 2
+        S2 = sum_{i<j} (g_ij - |m|^2)^2 = (2 N sum_i p_i^2 + |C|_F^2 - sum_i c_i^2) / 2
+
+    Without the shift by ``|m|^2`` the same trick loses the variance to cancellation in float32 once the tokens are
+    alike. Groups are combined by ``var = mean of the variances + variance of the means``.
+
+    Example: u = (1, 0), (0, 1), (1, 0): similarities 0, 1, 0, variance 2/9.
+
+    Args:
+        units: Shape ``(batch, groups, N, d)``, N at least 2.
+
+    Returns:
+        Shape ``(batch,)``.
+    """
+    count = units.shape[2]
+    pairs = count * (count - 1) / 2
+    mean = units.mean(dim=2, keepdim=True)  # (batch, groups, 1, d)
+    centred = units - mean
+    p = (centred * mean).sum(-1)  # (batch, groups, N)
+    diagonal = 2 * p + centred.square().sum(-1)  # (batch, groups, N)
+    gram = centred.mT @ centred  # (batch, groups, d, d)
+    s1 = -diagonal.sum(-1) / 2  # (batch, groups)
+    s2 = (2 * count * p.square().sum(-1) + gram.square().sum((-2, -1)) - diagonal.square().sum(-1)) / 2
+    means = mean.square().sum((-2, -1)) + s1 / pairs
+    variances = s2 / pairs - (s1 / pairs).square()
+    return variances.mean(dim=1) + means.var(dim=1, correction=0)  # (batch, groups) -> (batch,)

@@ -1,0 +1,84 @@
+"""What a tap on an attention layer hands over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .errors import GenerationError
+
+PADDING = -1
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionTokens:
+    """The tokens of one attention layer and which of them may be compared.
+
+    Two tokens form a pair when they lie in the same group and carry the same region id. In Swin a group is a window;
+    a shifted window holds parts of the image that do not touch and mask each other from attention: one id each.
+
+    Example: one window of four tokens with regions ``[[0, 0, 1, -1]]`` has a single pair, (0, 1).
+
+    Args:
+        tokens: ``attn @ v`` averaged over the heads, shape ``(batch, groups, N, d)``, any floating type. Global
+            attention is one group.
+        regions: Region ids, int64, shape ``(groups, N)``; -1 marks window padding. ``None``: everything is comparable
+            within its group.
+        layer: Name of the layer, for messages and logs.
+        has_class_token: Token 0 of every group is a class token, not a patch.
+
+    Raises:
+        GenerationError: A shape or a type is not as above.
+    """
+
+    tokens: Tensor
+    regions: Tensor | None = None
+    layer: str = ""
+    has_class_token: bool = False
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.tokens.shape)
+        if len(shape) != 4 or not self.tokens.is_floating_point():
+            raise GenerationError(
+                f"tokens of layer {self.layer!r} are {self.tokens.dtype} {shape}: hand floats (batch, groups, N, d)"
+            )
+        if self.regions is None:
+            return
+        if self.regions.dtype != torch.int64 or tuple(self.regions.shape) != shape[1:3]:
+            raise GenerationError(
+                f"regions of layer {self.layer!r} are {self.regions.dtype} {tuple(self.regions.shape)}: "
+                f"hand int64 {shape[1:3]}"
+            )
+
+    def without_first(self) -> AttentionTokens:
+        """The same layer without token 0 of every group."""
+        regions = None if self.regions is None else self.regions[:, 1:]
+        return replace(self, tokens=self.tokens[:, :, 1:], regions=regions, has_class_token=False)
+
+    def patches(self) -> AttentionTokens:
+        """The same layer without its class token, if it has one."""
+        return self.without_first() if self.has_class_token else self
+
+    def pair_count(self) -> int:
+        """M, the number of comparable pairs in one image."""
+        groups, count = self.tokens.shape[1:3]
+        return groups * count * (count - 1) // 2 if self.regions is None else int(self._pair_mask().sum())
+
+    def pair_index(self) -> Tensor:
+        """Where the comparable pairs stand in a flattened similarity matrix.
+
+        Returns:
+            int64, shape ``(M,)``, indices into ``(groups, N, N)`` flattened; each pair once, no token with itself.
+        """
+        return self._pair_mask().flatten().nonzero().squeeze(1)
+
+    def _pair_mask(self) -> Tensor:
+        groups, count = self.tokens.shape[1:3]
+        upper = torch.ones(count, count, dtype=torch.bool, device=self.tokens.device).triu(diagonal=1)
+        if self.regions is None:
+            return upper.expand(groups, count, count)
+        regions = self.regions.to(self.tokens.device)
+        same = regions.unsqueeze(2) == regions.unsqueeze(1)  # (groups, N, N)
+        return upper & same & (regions != PADDING).unsqueeze(2)

@@ -1,0 +1,105 @@
+"""What teacher and student are compared on: the backbone's maps, the neck's, or a detector's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+
+OutputFunction = Callable[[nn.Module, Tensor], list[Tensor]]
+PLACES = ("backbone", "neck", "logits")
+
+
+def backbone_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """The backbone's feature maps, ``(images, channels, h, w)`` a level."""
+    outputs = model.backbone(images)
+    return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+
+
+def neck_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """The neck's feature maps."""
+    return list(model.neck(model.backbone(images)))
+
+
+class DetectorLogits:
+    """Class logits of a two-stage detector of mmdet: the proposal head's, and the box head's on given proposals.
+
+    Both networks are asked about the teacher's proposals, taken without gradient: the student's own would be other
+    boxes, and their logits could not be compared.
+
+    Args:
+        teacher: The FP detector.
+        proposals: How many of its best proposals of each image are used.
+        masks: Whether the mask head runs too, on a quarter of the proposals.
+    """
+
+    def __init__(self, teacher: nn.Module, proposals: int = 64, masks: bool = False) -> None:
+        if not (hasattr(teacher, "rpn_head") and hasattr(teacher, "roi_head")):
+            raise UsageError(
+                f"{type(teacher).__name__} is no two-stage detector: compare on 'backbone' or 'neck' instead of 'logits'"
+            )
+        self.teacher = teacher
+        self.proposals, self.masks = proposals, masks
+        self._images: Tensor | None = None
+        self._rois = torch.empty(0, 5)
+
+    def __call__(self, model: nn.Module, images: Tensor) -> list[Tensor]:
+        """Objectness maps of every level, then ``(images * proposals, classes + 1)``."""
+        features = model.neck(model.backbone(images))
+        objectness = list(model.rpn_head(features)[0])
+        rois = self.rois(images)
+        head = model.roi_head.bbox_head
+        heads: Sequence[nn.Module] = list(head) if isinstance(head, nn.ModuleList) else [head]
+        extractor = model.roi_head.bbox_roi_extractor
+        extractors = list(extractor) if isinstance(extractor, nn.ModuleList) else [extractor]
+        scores = []
+        for one, extract in zip(heads, extractors, strict=True):
+            scores.append(one(extract(features[: extract.num_inputs], rois))[0])
+        return objectness + scores + (self.mask_logits(model, features, rois[::4]) if self.masks else [])
+
+    @staticmethod
+    def mask_logits(model: nn.Module, features: Sequence[Tensor], rois: Tensor) -> list[Tensor]:
+        """The mask heads' logits on given boxes; empty where there are none."""
+        if not getattr(model.roi_head, "with_mask", False):
+            return []
+        heads, extractors = model.roi_head.mask_head, model.roi_head.mask_roi_extractor
+        pairs = (
+            zip(heads, extractors, strict=True) if isinstance(heads, nn.ModuleList) else [(heads, extractors)]
+        )
+        return [head(extract(features[: extract.num_inputs], rois)) for head, extract in pairs]
+
+    @torch.no_grad()
+    def rois(self, images: Tensor) -> Tensor:
+        """The teacher's proposals on these images, ``(n, 5)``: image index, x1, y1, x2, y2."""
+        if self._images is not images:
+            features = self.teacher.neck(self.teacher.backbone(images))
+            meta = {"img_shape": tuple(images.shape[-2:]), "scale_factor": (1.0, 1.0), "ori_shape": tuple(images.shape[-2:])}
+            outputs = self.teacher.rpn_head(features)
+            found = self.teacher.rpn_head.predict_by_feat(*outputs, batch_img_metas=[meta] * len(images), rescale=False)
+            boxes = [one.bboxes[: self.proposals] for one in found]
+            numbered = [torch.cat([box.new_full((len(box), 1), i), box], 1) for i, box in enumerate(boxes)]
+            self._images, self._rois = images, torch.cat(numbered)
+        return self._rois
+
+
+def output_function(place: str, teacher: nn.Module) -> OutputFunction:
+    """The function ``(model, images) -> list of tensors`` of a place.
+
+    Raises:
+        UsageError: The place is unknown, or the model has no such part.
+    """
+    if place not in PLACES:
+        raise UsageError(f"outputs cannot be compared on {place!r}: use one of {', '.join(PLACES)}")
+    if place == "neck" and getattr(teacher, "neck", None) is None:
+        raise UsageError(f"{type(teacher).__name__} has no neck: compare on 'backbone'")
+    if place == "logits":
+        return DetectorLogits(teacher)
+    return backbone_outputs if place == "backbone" else neck_outputs
+
+
+def calibration_function(scope: str, teacher: nn.Module) -> OutputFunction:
+    """What must run so that every quantizer of a scope sees data: the backbone, or all heads on proposals."""
+    return backbone_outputs if scope == "backbone" else DetectorLogits(teacher, masks=True)

@@ -1,0 +1,163 @@
+"""The arithmetic of uniform quantization, without state.
+
+Formulas: Krishnamoorthi, *Quantizing deep convolutional networks for efficient inference*, 2018 (affine grid, fake
+quantization); Esser et al., *Learned step size quantization*, ICLR 2020, and Bhalgat et al., *LSQ+*, 2020 (gradients of
+scale and zero point).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .spec import QuantSpec
+
+EPS = torch.finfo(torch.float32).eps
+SQNR_LIMIT = 200.0
+
+# Private in torch, hence looked up: without it the same formula is spelled out in ``_learnable``.
+_LEARNABLE_PER_TENSOR = getattr(torch, '_fake_quantize_learnable_per_tensor_affine', None)
+_LEARNABLE_PER_CHANNEL = getattr(torch, '_fake_quantize_learnable_per_channel_affine', None)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The value of ``replacement`` with the gradient of ``source``.
+
+    ``source + (replacement - source).detach()`` would do the same but for rounding: a scale of -3 replaced by 1e-7
+    would come out as 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, replacement: Tensor) -> Tensor:
+        return replacement.view_as(replacement)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+def affine_parameters(minimum: Tensor, maximum: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """The scale and zero point that spread the grid of ``spec`` over a range.
+
+    Asymmetric, with the range first extended to contain zero (padding and ReLU zeros must stay exact)::
+
+        scale      = (maximum - minimum) / (quant_max - quant_min)
+        zero_point = quant_min - round(minimum / scale)
+
+    Symmetric: ``scale = max(|minimum|, |maximum|) / quant_max`` and ``zero_point = 0``.
+
+    Example: [-1, 3] at 2 bits, asymmetric: scale 4 / 3, zero point ``-round(-0.75)`` = 1; the grid is
+    {-4/3, 0, 4/3, 8/3}. Symmetric and narrow: scale 3, the grid is {-3, 0, 3}.
+
+    Args:
+        minimum: Lower ends, shape ``(1,)`` or ``(channels,)``.
+        maximum: Upper ends, same shape.
+        spec: The grid.
+
+    Returns:
+        Scale (float32, at least ``finfo(float32).eps``) and zero point (float32, integers within the grid), both of the
+        shape of ``minimum``.
+    """
+    low, high = minimum.float().clamp(max=0), maximum.float().clamp(min=0)
+    if spec.symmetric:
+        scale = (torch.maximum(-low, high) / spec.quant_max).clamp(min=EPS)
+        return scale, torch.zeros_like(scale)
+    scale = ((high - low) / (spec.quant_max - spec.quant_min)).clamp(min=EPS)
+    zero_point = (spec.quant_min - (low / scale).round()).clamp(spec.quant_min, spec.quant_max)
+    return scale, zero_point
+
+
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec) -> Tensor:
+    """Rounds ``x`` to the grid and back, with straight-through gradients.
+
+    ::
+
+        q = clamp(round(x / scale) + z, quant_min, quant_max),   z = clamp(round(zero_point), quant_min, quant_max)
+        y = (q - z) * scale
+
+    ``round`` goes to the even neighbour at ties and counts as the identity in the backward pass, so with
+    ``inside = quant_min <= round(x / scale) + z <= quant_max``::
+
+        dy/dx          = 1              inside, 0          outside
+        dy/dscale      = q - z - x / scale inside, q - z      outside
+        dy/dzero_point = 0              inside, -scale     outside
+
+    The zero point is a float that rounds here, so a learned one moves in whole steps while its gradient is that of the
+    unrounded value; likewise a learned scale below ``finfo(float32).eps`` is lifted to it and still gets its gradient,
+    so it can recover.
+
+    Example: ``x = 1.2``, scale 0.5, zero point 1, 2 bits asymmetric: ``q = clamp(2 + 1, 0, 3) = 3``, ``y = 1.0``,
+    ``dy/dscale = 2 - 2.4 = -0.4``. For ``x = 9``: ``q = 3``, ``y = 1.0``, ``dy/dx = 0``, ``dy/dscale = 2``,
+    ``dy/dzero_point = -0.5``.
+
+    torch's own kernels compute it: the plain ones when nothing is learned, the learnable ones otherwise. The two
+    multiply and round in another order, so values that lie on a tie may come out one step apart.
+
+    Args:
+        x: Any shape, any floating type (computed in float32, returned in the type of ``x``).
+        scale: Shape ``(1,)`` per tensor, ``(x.shape[spec.axis],)`` per channel.
+        zero_point: Shape of ``scale``.
+        spec: The grid.
+
+    Returns:
+        Tensor of the shape and type of ``x``.
+    """
+    learned = torch.is_grad_enabled() and (scale.requires_grad or zero_point.requires_grad)
+    lowest, highest = spec.quant_min, spec.quant_max
+    positive = scale.detach().float().clamp(min=EPS)
+    rounded = zero_point.detach().float().round().clamp(lowest, highest)
+    axis = spec.axis % x.dim() if spec.per_channel else None
+    if learned:
+        step, zero = _StraightThrough.apply(scale, positive), _StraightThrough.apply(zero_point, rounded)
+        y = _learnable(x.float(), step, zero, axis, lowest, highest)
+    elif axis is not None:
+        y = torch.fake_quantize_per_channel_affine(x.float(), positive, rounded.int(), axis, lowest, highest)
+    else:
+        y = torch.fake_quantize_per_tensor_affine(x.float(), positive, rounded.int(), lowest, highest)
+    return y.to(x.dtype)
+
+
+def _learnable(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, lowest: int, highest: int) -> Tensor:
+    """``fake_quantize`` with gradients to a positive scale and an integral zero point."""
+    # The kernel reads scale and zero point on the host: one synchronisation a call on a GPU.
+    if axis is None and _LEARNABLE_PER_TENSOR is not None:
+        return _LEARNABLE_PER_TENSOR(x, scale, zero_point, lowest, highest, 1.0)
+    if axis is not None and _LEARNABLE_PER_CHANNEL is not None:
+        return _LEARNABLE_PER_CHANNEL(x, scale, zero_point, axis, lowest, highest, 1.0)
+    if axis is not None:
+        shape = [-1 if dim == axis else 1 for dim in range(x.dim())]
+        scale, zero_point = scale.view(shape), zero_point.view(shape)
+    steps = x / scale
+    raw = _StraightThrough.apply(steps, steps.detach().round()) + zero_point
+    # Not clamp alone: whether its gradient is 0 or 1 at the very bounds depends on torch's version.
+    q = torch.where((raw >= lowest) & (raw <= highest), raw, raw.detach().clamp(lowest, highest))
+    return (q - zero_point) * scale
+
+
+def powers(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The energies of the signal ``x`` and of the noise ``x - y``, two float64 scalars that add up over batches."""
+    x, y = x.detach().float(), y.detach().float()
+    return x.square().sum(dtype=torch.float64), (x - y).square().sum(dtype=torch.float64)
+
+
+def decibels(signal: Tensor, noise: Tensor) -> Tensor:
+    """``10 log10(signal / noise)``, within +-200 dB so that an exact copy still has a finite (JSON) value."""
+    ratio = torch.where(noise > 0, signal / noise, torch.inf)
+    return (10 * torch.log10(ratio)).clamp(-SQNR_LIMIT, SQNR_LIMIT)
+
+
+def sqnr(x: Tensor, y: Tensor) -> float:
+    """Signal-to-quantization-noise ratio in dB: ``10 log10(sum x^2 / sum (x - y)^2)``.
+
+    About 6 dB per bit. Example: ``x = [3, 4]``, ``y = [3, 4.5]``: 10 log10(25 / 0.25) = 20 dB.
+
+    Args:
+        x: The tensor before quantization.
+        y: The same after it.
+
+    Returns:
+        Decibels, clamped to +-200 (an exact copy has 200).
+    """
+    return float(decibels(*powers(x, y)))

@@ -1,0 +1,34 @@
+"""Quantize a trained model without data and evaluate it with its own evaluators."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from psaq_mm.engine.cli import CONSOLE, common_arguments, read_config, run_tool
+from psaq_mm.engine.job import Job
+
+
+def main() -> int:
+    """Parse, build, call."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    common_arguments(parser)
+    parser.add_argument("--resume", nargs="?", const="auto", metavar="auto", help="go on from the work dir's state")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cfg = read_config(args)
+    cfg.launcher, cfg.resume = args.launcher, args.resume is not None
+    job = Job(cfg, CONSOLE)
+    job.run()
+    CONSOLE.print(job.closing_table())
+    config, checkpoint = job.runner.artifact_paths
+    job.say(f"quantized model: {config} {checkpoint}")
+    job.say(f"samples: {job.runner.folder / 'samples.png'}; figures: {job.path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))
