@@ -1,2 +1,3 @@
 from setuptools import setup
-setup(name='psaq_mm', version='0.1.0', packages=['psaq_mm'])
+
+setup(name="psaq_mm", version="0.1.0", packages=["psaq_mm"])

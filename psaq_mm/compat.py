@@ -18,9 +18,7 @@ DISTRIBUTIONS = {
     "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
     "mmpretrain": ("onedl-mmpretrain", "mmpretrain"),
 }
-FULL_INSTALL = (
-    'pip install --no-build-isolation "psaq_mm[onedl]" (with torch 2.6 or newer), or "psaq_mm[openmmlab]" (with torch 2.1 to 2.5)'
-)
+FULL_INSTALL = 'pip install --no-build-isolation "psaq_mm[onedl]" (with torch 2.6 or newer), or "psaq_mm[openmmlab]" (with torch 2.1 to 2.5)'
 COMPILE_MMCV = "MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps onedl-mmcv"
 
 

@@ -117,7 +117,15 @@ class Environment:
             if subprocess.run(check, capture_output=True).returncode != 0:
                 # pip keeps wheels by version alone: one built against another torch imports no more.
                 say("the cached mmcv was built against another torch: compiling it anew")
-                self.pip(log, "--no-build-isolation", "--no-cache-dir", "--force-reinstall", "--no-deps", *lines("mmcv"), env=env)
+                self.pip(
+                    log,
+                    "--no-build-isolation",
+                    "--no-cache-dir",
+                    "--force-reinstall",
+                    "--no-deps",
+                    *lines("mmcv"),
+                    env=env,
+                )
                 run(check, log)
 
     def sees_gpu(self) -> bool:

@@ -23,7 +23,9 @@ def common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a recipe: a host's config with a dfq section")
     parser.add_argument("--checkpoint", help="the float checkpoint (default: load_from of the config)")
     parser.add_argument("--work-dir", help="where results go (default: work_dirs/NAME-OF-THE-CONFIG)")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={}, help="key=value, as in mmdet's tools")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, default={}, help="key=value, as in mmdet's tools"
+    )
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
 
 

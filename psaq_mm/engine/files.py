@@ -59,5 +59,7 @@ def writable_folder(path: Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise UsageError(f"cannot write to the work dir {path} ({error.strerror}): choose another with --work-dir") from None
+        raise UsageError(
+            f"cannot write to the work dir {path} ({error.strerror}): choose another with --work-dir"
+        ) from None
     return path

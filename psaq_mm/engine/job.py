@@ -88,7 +88,11 @@ def main_metrics(rows: list[Row]) -> list[str]:
     """The figures worth a column: each evaluator's headline, in its own order."""
     keys = [key for row in rows for key in row.metrics]
     headline = ("mAP", "mIoU", "aAcc", "top1")
-    return list(dict.fromkeys(key for key in keys if key.rpartition("/")[2].removeprefix("bbox_").removeprefix("segm_") in headline))
+    return list(
+        dict.fromkeys(
+            key for key in keys if key.rpartition("/")[2].removeprefix("bbox_").removeprefix("segm_") in headline
+        )
+    )
 
 
 def results_table(results: Results) -> Table:

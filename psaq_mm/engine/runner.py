@@ -75,7 +75,9 @@ class DFQRunner(Runner):
         cfg = copy.deepcopy(cfg)
         options = cfg.get("dfq")
         if options is None:
-            raise UsageError("the config has no dfq section: start from one of configs/, or give mmdet's tools the config")
+            raise UsageError(
+                "the config has no dfq section: start from one of configs/, or give mmdet's tools the config"
+            )
         unknown = sorted(set(options) - set(KEYS))
         if unknown:
             raise UsageError(f"dfq has unknown keys {', '.join(unknown)}: known are {', '.join(KEYS)}")
@@ -316,7 +318,9 @@ class DFQRunner(Runner):
             return
         state = torch.load(self.state_path, map_location="cpu", weights_only=True)
         if state.pop("recipe") != self.recipe_hash():
-            raise UsageError(f"{self.state_path} belongs to another recipe: leave out --resume or choose another --work-dir")
+            raise UsageError(
+                f"{self.state_path} belongs to another recipe: leave out --resume or choose another --work-dir"
+            )
         pool = state.pop("pool")
         if pool["images"] is not None:
             self.pool.load_state_dict(pool)

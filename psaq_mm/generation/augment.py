@@ -12,13 +12,20 @@ from .errors import GenerationError
 
 @dataclass(frozen=True)
 class View:
-    """One draw: a cyclic shift in pixels and a mirror. Call it on images ``(..., H, W)``."""
+    """One draw: a cyclic shift in pixels and a mirror.
+
+    Args:
+        down: Shift along the height.
+        right: Shift along the width.
+        mirrored: Flip the width after the shifts.
+    """
 
     down: int
     right: int
     mirrored: bool
 
     def __call__(self, x: Tensor) -> Tensor:
+        """The images ``(..., H, W)`` in this view, same shape."""
         x = torch.roll(x, (self.down, self.right), dims=(-2, -1))
         return x.flip(-1) if self.mirrored else x
 

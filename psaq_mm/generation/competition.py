@@ -97,6 +97,7 @@ class FeatureDistance(nn.Module):
         return torch.stack(terms).mean()
 
     def extra_repr(self) -> str:
+        """The settings, for ``print``."""
         return f"form={self.form!r}, temperature={self.temperature:g}, fitted={self.fitted}"
 
     def _check(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> None:

@@ -127,6 +127,7 @@ class PatchSimilarityEntropy(nn.Module):
         return [layer for layer in layers if self._pair_count(layer) >= 2]
 
     def extra_repr(self) -> str:
+        """The settings, for ``print``."""
         if self.variant == "gaussian":
             return f"variant={self.variant!r}"
         return f"variant={self.variant!r}, bandwidth={self.bandwidth:g}, points={self.points}"

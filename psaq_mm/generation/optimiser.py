@@ -180,13 +180,13 @@ class SampleOptimiser:
         self.step_count = state["step"]
         self.generator.set_state(state["generator"].cpu())
 
+    @torch.enable_grad()
     def _differentiate(
         self, images: Tensor, view: View | None, loss_fn: LossFunction, by_term: bool
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """The terms' values on a chunk and its gradients, one for each term or one for their sum."""
         pixels = images.detach().requires_grad_()
-        with torch.enable_grad():
-            terms = loss_fn(pixels if view is None else view(pixels))
+        terms = loss_fn(pixels if view is None else view(pixels))
         values = dict(zip(terms, torch.stack([term.detach() for term in terms.values()]).tolist(), strict=True))
         self._require_finite(values)
         live = {name: term for name, term in terms.items() if term.requires_grad}

@@ -58,6 +58,7 @@ class ImagePrior(nn.Module):
         return self.weight * (rms_differences(x).mean(dim=1) - self.target).abs().mean()
 
     def extra_repr(self) -> str:
+        """The settings, for ``print``."""
         return f"target={float(self.target):.4g} of {self.bounds}, weight={self.weight:g}"
 
 

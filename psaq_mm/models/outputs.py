@@ -66,9 +66,7 @@ class DetectorLogits:
         if not getattr(model.roi_head, "with_mask", False):
             return []
         heads, extractors = model.roi_head.mask_head, model.roi_head.mask_roi_extractor
-        pairs = (
-            zip(heads, extractors, strict=True) if isinstance(heads, nn.ModuleList) else [(heads, extractors)]
-        )
+        pairs = zip(heads, extractors, strict=True) if isinstance(heads, nn.ModuleList) else [(heads, extractors)]
         return [head(extract(features[: extract.num_inputs], rois)) for head, extract in pairs]
 
     @torch.no_grad()
@@ -76,7 +74,11 @@ class DetectorLogits:
         """The teacher's proposals on these images, ``(n, 5)``: image index, x1, y1, x2, y2."""
         if self._images is not images:
             features = self.teacher.neck(self.teacher.backbone(images))
-            meta = {"img_shape": tuple(images.shape[-2:]), "scale_factor": (1.0, 1.0), "ori_shape": tuple(images.shape[-2:])}
+            meta = {
+                "img_shape": tuple(images.shape[-2:]),
+                "scale_factor": (1.0, 1.0),
+                "ori_shape": tuple(images.shape[-2:]),
+            }
             outputs = self.teacher.rpn_head(features)
             found = self.teacher.rpn_head.predict_by_feat(*outputs, batch_img_metas=[meta] * len(images), rescale=False)
             boxes = [one.bboxes[: self.proposals] for one in found]

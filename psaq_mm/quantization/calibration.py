@@ -57,8 +57,8 @@ def check_calibrated(model: nn.Module) -> None:
     names = [name for name, quantizer in quantizers(model) if quantizer.state not in (State.CALIBRATED, State.FROZEN)]
     if names:
         raise QuantizationError(
-            f'{len(names)} quantizers are not calibrated, the first is {names[0]!r}: '
-            'calibrate the model or load a calibrated checkpoint'
+            f"{len(names)} quantizers are not calibrated, the first is {names[0]!r}: "
+            "calibrate the model or load a calibrated checkpoint"
         )
 
 
@@ -104,8 +104,8 @@ def calibrating(model: nn.Module) -> Iterator[nn.Module]:
             quantizer.calibrate()
     if idle:
         raise QuantizationError(
-            f'{len(idle)} quantizers saw no data: {", ".join(idle)}; run samples that reach them '
-            'or keep their modules FP with an override'
+            f"{len(idle)} quantizers saw no data: {', '.join(idle)}; run samples that reach them "
+            "or keep their modules FP with an override"
         )
 
 
@@ -147,9 +147,9 @@ def trainable_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
         activation quantizers. Parameters with ``requires_grad`` off are left out, shared ones appear once.
     """
     candidates: dict[str, list[nn.Parameter | None]] = {
-        'weight': [layer.weight for layer in _layers(model)],
-        'bias': [layer.bias for layer in _layers(model)],
-        'scale': [parameter for _, q in _activations(model) for parameter in (q.scale, q.zero_point)],
+        "weight": [layer.weight for layer in _layers(model)],
+        "bias": [layer.bias for layer in _layers(model)],
+        "scale": [parameter for _, q in _activations(model) for parameter in (q.scale, q.zero_point)],
     }
     return {
         kind: list({id(p): p for p in parameters if p is not None and p.requires_grad}.values())

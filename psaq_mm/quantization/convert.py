@@ -12,10 +12,10 @@ from .policy import QuantPolicy
 from .quantizer import Quantizer
 
 Factory = Callable[[Any, str, QuantPolicy], nn.Module]
-_F = TypeVar('_F', bound=Factory)
+_F = TypeVar("_F", bound=Factory)
 
 _FACTORIES: dict[type[nn.Module], Factory] = {}
-_MARK = '_quantized_by_psaq'
+_MARK = "_quantized_by_psaq"
 
 # Calls its projections functionally: quantizers put into them would never run.
 OPAQUE = (nn.MultiheadAttention,)
@@ -88,7 +88,7 @@ def convert_child(module: nn.Module, name: str, policy: QuantPolicy) -> nn.Modul
     return _convert(module, name, policy, {})
 
 
-def quantize_model(model: nn.Module, policy: QuantPolicy, prefix: str = '') -> nn.Module:
+def quantize_model(model: nn.Module, policy: QuantPolicy, prefix: str = "") -> nn.Module:
     """Quantizes a model in place; it stays uncalibrated.
 
     Args:
@@ -130,7 +130,7 @@ def _convert(module: nn.Module, name: str, policy: QuantPolicy, done: dict[nn.Mo
 
 def join(prefix: str, name: str) -> str:
     """``'prefix.name'``, without the dot where one of them is empty."""
-    return f'{prefix}.{name}' if prefix and name else prefix or name
+    return f"{prefix}.{name}" if prefix and name else prefix or name
 
 
 def _names(model: nn.Module, prefix: str) -> list[str]:

@@ -18,8 +18,8 @@ EPS = torch.finfo(torch.float32).eps
 SQNR_LIMIT = 200.0
 
 # Private in torch, hence looked up: without it the same formula is spelled out in ``_learnable``.
-_LEARNABLE_PER_TENSOR = getattr(torch, '_fake_quantize_learnable_per_tensor_affine', None)
-_LEARNABLE_PER_CHANNEL = getattr(torch, '_fake_quantize_learnable_per_channel_affine', None)
+_LEARNABLE_PER_TENSOR = getattr(torch, "_fake_quantize_learnable_per_tensor_affine", None)
+_LEARNABLE_PER_CHANNEL = getattr(torch, "_fake_quantize_learnable_per_channel_affine", None)
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -12,7 +12,7 @@ from .spec import QuantSpec
 
 
 def _quantizer(spec: QuantSpec | None, name: str, role: str) -> Quantizer | None:
-    return None if spec is None else Quantizer(spec, f'{name}.{role}' if name else role)
+    return None if spec is None else Quantizer(spec, f"{name}.{role}" if name else role)
 
 
 class QuantizedLayer(nn.Module):
@@ -35,10 +35,10 @@ class QuantizedLayer(nn.Module):
     ) -> None:
         """Takes over a float module's parameters (the same objects) and training flag, and adds the quantizers."""
         self.weight, self.bias = module.weight, module.bias
-        self.input_quantizer = _quantizer(input, name, 'input_quantizer')
-        role = f'{name}.weight_quantizer' if name else 'weight_quantizer'
+        self.input_quantizer = _quantizer(input, name, "input_quantizer")
+        role = f"{name}.weight_quantizer" if name else "weight_quantizer"
         self.weight_quantizer = None if weight is None else WeightQuantizer(weight, role)
-        self.output_quantizer = _quantizer(output, name, 'output_quantizer')
+        self.output_quantizer = _quantizer(output, name, "output_quantizer")
         for quantizer in (self.input_quantizer, self.weight_quantizer, self.output_quantizer):
             if quantizer is not None:
                 quantizer.to(self.weight.device)
@@ -56,7 +56,7 @@ class QuantizedLayer(nn.Module):
 
     def compute(self, x: Tensor, weight: Tensor) -> Tensor:
         """The float layer's computation with another weight."""
-        raise TypeError(f'{type(self).__name__} must define compute(x, weight)')
+        raise TypeError(f"{type(self).__name__} must define compute(x, weight)")
 
     def refresh(self) -> None:
         """Brings the weight's scale up to date with the weight, which an optimizer may have moved since forward."""
@@ -78,7 +78,7 @@ class QuantLinear(QuantizedLayer, nn.Linear):
         weight: QuantSpec | None,
         input: QuantSpec | None,
         output: QuantSpec | None = None,
-        name: str = '',
+        name: str = "",
     ) -> QuantLinear:
         """The quantized sibling of a Linear.
 
@@ -89,7 +89,7 @@ class QuantLinear(QuantizedLayer, nn.Linear):
             output: Spec of the output ``(..., out)``, None keeps it FP.
             name: The layer's name in the model, for messages.
         """
-        quantized = cls(module.in_features, module.out_features, module.bias is not None, device='meta')
+        quantized = cls(module.in_features, module.out_features, module.bias is not None, device="meta")
         quantized.adopt(module, weight, input, output, name)
         return quantized
 
@@ -111,7 +111,7 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
         weight: QuantSpec | None,
         input: QuantSpec | None,
         output: QuantSpec | None = None,
-        name: str = '',
+        name: str = "",
     ) -> QuantConv2d:
         """The quantized sibling of a Conv2d.
 
@@ -132,7 +132,7 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
             module.groups,
             module.bias is not None,
             module.padding_mode,
-            device='meta',
+            device="meta",
         )
         quantized.adopt(module, weight, input, output, name)
         return quantized
@@ -157,12 +157,12 @@ class QuantMatMul(nn.Module):
     output_quantizer: Quantizer | None
 
     def __init__(
-        self, left: QuantSpec | None, right: QuantSpec | None, output: QuantSpec | None = None, name: str = ''
+        self, left: QuantSpec | None, right: QuantSpec | None, output: QuantSpec | None = None, name: str = ""
     ) -> None:
         super().__init__()
-        self.left_quantizer = _quantizer(left, name, 'left_quantizer')
-        self.right_quantizer = _quantizer(right, name, 'right_quantizer')
-        self.output_quantizer = _quantizer(output, name, 'output_quantizer')
+        self.left_quantizer = _quantizer(left, name, "left_quantizer")
+        self.right_quantizer = _quantizer(right, name, "right_quantizer")
+        self.output_quantizer = _quantizer(output, name, "output_quantizer")
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """``(..., n, k) @ (..., k, m) -> (..., n, m)``."""

@@ -65,11 +65,11 @@ class Observer:
             QuantizationError: The batch is empty or holds NaN or infinity.
         """
         if x.numel() == 0:
-            raise QuantizationError('an observer got an empty batch: calibrate on non-empty inputs')
+            raise QuantizationError("an observer got an empty batch: calibrate on non-empty inputs")
         rows = rows_of(x, self.spec)
         low, high = rows.aminmax(dim=1)
         if not bool(torch.isfinite(low).all() & torch.isfinite(high).all()):
-            raise QuantizationError('an observer got NaN or infinity: check the calibration inputs and the float model')
+            raise QuantizationError("an observer got NaN or infinity: check the calibration inputs and the float model")
         low, high = self.estimate(rows, low, high)
         self.low, self.high = (low, high) if self.batches == 0 else self.merge(low, high)
         self.batches += 1
@@ -81,7 +81,7 @@ class Observer:
             QuantizationError: No batch was seen.
         """
         if self.batches == 0:
-            raise QuantizationError('an observer saw no data: run the model on calibration samples first')
+            raise QuantizationError("an observer saw no data: run the model on calibration samples first")
         return self.low, self.high
 
     def estimate(self, rows: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,10 +154,10 @@ class MSEObserver(Observer):
 
 
 _OBSERVERS: dict[str, type[Observer]] = {
-    'minmax': MinMaxObserver,
-    'ema': EMAObserver,
-    'percentile': PercentileObserver,
-    'mse': MSEObserver,
+    "minmax": MinMaxObserver,
+    "ema": EMAObserver,
+    "percentile": PercentileObserver,
+    "mse": MSEObserver,
 }
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from .errors import QuantizationError
 from .spec import QuantSpec, activation_spec, weight_spec
 
-SCHEMES = ('deploy', 'psaq')
-_TUNABLE = ('weight_bits', 'activation_bits', 'weight_range', 'activation_range', 'percentile')
-_OVERRIDE_KEYS = ('pattern', 'bits', 'keep_fp', *_TUNABLE)
+SCHEMES = ("deploy", "psaq")
+_TUNABLE = ("weight_bits", "activation_bits", "weight_range", "activation_range", "percentile")
+_OVERRIDE_KEYS = ("pattern", "bits", "keep_fp", *_TUNABLE)
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,16 @@ class QuantPolicy:
 
     weight_bits: int = 8
     activation_bits: int = 8
-    scheme: str = 'deploy'
-    weight_range: str = 'minmax'
-    activation_range: str = 'minmax'
+    scheme: str = "deploy"
+    weight_range: str = "minmax"
+    activation_range: str = "minmax"
     percentile: float = 0.05
     overrides: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
-            raise QuantizationError(f'scheme={self.scheme!r} is unknown: use one of {SCHEMES}')
-        object.__setattr__(self, 'overrides', tuple(_checked(override) for override in self.overrides))
+            raise QuantizationError(f"scheme={self.scheme!r} is unknown: use one of {SCHEMES}")
+        object.__setattr__(self, "overrides", tuple(_checked(override) for override in self.overrides))
         # Build every spec once, so that a wrong value is reported where the policy is written and not deep in a model.
         self._specs()
         for override in self.overrides:
@@ -79,23 +79,23 @@ class QuantPolicy:
             QuantizationError: A key is unknown or a value not valid.
         """
         known = [field.name for field in fields(cls)]
-        _reject_unknown(config, known, 'quantization policy')
+        _reject_unknown(config, known, "quantization policy")
         return cls(**config)
 
     def to_config(self) -> dict[str, Any]:
         """Plain dicts, lists and scalars, from which ``from_config`` makes an equal policy."""
-        return {**asdict(self), 'overrides': [dict(override) for override in self.overrides]}
+        return {**asdict(self), "overrides": [dict(override) for override in self.overrides]}
 
     def specs(self, name: str) -> LayerSpecs | None:
         """The specs of the module called ``name``, None where it stays FP."""
         if self.fp_reason(name):
             return None
-        return self._with([override for override in self.overrides if _covers(override['pattern'], name)])._specs()
+        return self._with([override for override in self.overrides if _covers(override["pattern"], name)])._specs()
 
     def fp_reason(self, name: str) -> str:
         """The override that keeps the module ``name`` FP, in words; empty where none does."""
-        decisive = [o for o in self.overrides if 'keep_fp' in o and _covers(o['pattern'], name)]
-        return f'kept FP by override {decisive[-1]["pattern"]!r}' if decisive and decisive[-1]['keep_fp'] else ''
+        decisive = [o for o in self.overrides if "keep_fp" in o and _covers(o["pattern"], name)]
+        return f"kept FP by override {decisive[-1]['pattern']!r}" if decisive and decisive[-1]["keep_fp"] else ""
 
     def check_patterns(self, names: Iterable[str]) -> None:
         """Makes sure that every override matches a module: a typo would silently quantize with other bits.
@@ -107,16 +107,16 @@ class QuantPolicy:
             QuantizationError: A pattern matches nothing; the message shows the nearest names.
         """
         names = [name for name in names if name]
-        for pattern in (override['pattern'] for override in self.overrides):
+        for pattern in (override["pattern"] for override in self.overrides):
             if not any(fnmatchcase(name, pattern) for name in names):
                 near = difflib.get_close_matches(pattern, names, 3, cutoff=0)
-                raise QuantizationError(f'override {pattern!r} matches no module; near names: {", ".join(near)}')
+                raise QuantizationError(f"override {pattern!r} matches no module; near names: {', '.join(near)}")
 
     def _with(self, overrides: Iterable[Mapping[str, Any]]) -> QuantPolicy:
-        changes: dict[str, Any] = {'overrides': ()}
+        changes: dict[str, Any] = {"overrides": ()}
         for override in overrides:
-            if 'bits' in override:
-                changes.update(weight_bits=override['bits'], activation_bits=override['bits'])
+            if "bits" in override:
+                changes.update(weight_bits=override["bits"], activation_bits=override["bits"])
             changes.update({key: override[key] for key in _TUNABLE if key in override})
         return replace(self, **changes)
 
@@ -129,13 +129,13 @@ class QuantPolicy:
 
 def _covers(pattern: str, name: str) -> bool:
     """Whether the pattern matches the module or one that contains it."""
-    parts = name.split('.')
-    return any(fnmatchcase('.'.join(parts[:end]), pattern) for end in range(len(parts), 0, -1))
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(len(parts), 0, -1))
 
 
 def _checked(override: Mapping[str, Any]) -> dict[str, Any]:
-    _reject_unknown(override, _OVERRIDE_KEYS, 'override')
-    if not isinstance(override.get('pattern'), str):
+    _reject_unknown(override, _OVERRIDE_KEYS, "override")
+    if not isinstance(override.get("pattern"), str):
         raise QuantizationError(f"override {dict(override)} has no 'pattern': say which modules it is for")
     return dict(override)
 
@@ -143,4 +143,4 @@ def _checked(override: Mapping[str, Any]) -> dict[str, Any]:
 def _reject_unknown(config: Mapping[str, Any], known: Sequence[str], what: str) -> None:
     unknown = sorted(set(config) - set(known))
     if unknown:
-        raise QuantizationError(f'{what} has unknown keys {unknown}: known are {list(known)}')
+        raise QuantizationError(f"{what} has unknown keys {unknown}: known are {list(known)}")

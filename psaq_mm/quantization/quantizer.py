@@ -26,10 +26,10 @@ class State(enum.Enum):
     ``reset`` and ``observe`` are allowed in every state; loading a calibrated checkpoint leads to CALIBRATED.
     """
 
-    UNCALIBRATED = 'uncalibrated'
-    OBSERVING = 'observing'
-    CALIBRATED = 'calibrated'
-    FROZEN = 'frozen'
+    UNCALIBRATED = "uncalibrated"
+    OBSERVING = "observing"
+    CALIBRATED = "calibrated"
+    FROZEN = "frozen"
 
 
 class Quantizer(nn.Module):
@@ -59,9 +59,9 @@ class Quantizer(nn.Module):
     sqnr_db: Tensor
 
     # What has one value per scale, hence takes its shape from calibration or the checkpoint.
-    _per_scale: tuple[str, ...] = ('scale', 'zero_point', 'range_min', 'range_max')
+    _per_scale: tuple[str, ...] = ("scale", "zero_point", "range_min", "range_max")
 
-    def __init__(self, spec: QuantSpec, name: str = '') -> None:
+    def __init__(self, spec: QuantSpec, name: str = "") -> None:
         super().__init__()
         self.spec = spec
         self.name = name
@@ -69,12 +69,12 @@ class Quantizer(nn.Module):
         self.state = State.UNCALIBRATED
         self.scale = nn.Parameter(torch.ones(1), requires_grad=False)
         self.zero_point = nn.Parameter(torch.zeros(1), requires_grad=False)
-        self.register_buffer('quant_min', torch.tensor(spec.quant_min))
-        self.register_buffer('quant_max', torch.tensor(spec.quant_max))
-        self.register_buffer('range_min', torch.zeros(1))
-        self.register_buffer('range_max', torch.zeros(1))
-        self.register_buffer('initialized', torch.tensor(False))
-        self.register_buffer('sqnr_db', torch.tensor(torch.nan))
+        self.register_buffer("quant_min", torch.tensor(spec.quant_min))
+        self.register_buffer("quant_max", torch.tensor(spec.quant_max))
+        self.register_buffer("range_min", torch.zeros(1))
+        self.register_buffer("range_max", torch.zeros(1))
+        self.register_buffer("initialized", torch.tensor(False))
+        self.register_buffer("sqnr_db", torch.tensor(torch.nan))
         self._observer: Observer | None = None
         self._record = False
         self._powers: tuple[Tensor, Tensor] | None = None
@@ -121,9 +121,9 @@ class Quantizer(nn.Module):
             QuantizationError: The quantizer isn't observing, or no batch reached it.
         """
         if self._observer is None:
-            raise QuantizationError(f'{self._label()} is {self.state.value}: call observe() before calibrate()')
+            raise QuantizationError(f"{self._label()} is {self.state.value}: call observe() before calibrate()")
         if not self.has_data:
-            raise QuantizationError(f'{self._label()} saw no data: run the model on calibration samples first')
+            raise QuantizationError(f"{self._label()} saw no data: run the model on calibration samples first")
         low, high = self._observer.range()
         self._observer = None
         self._set_range(low, high)
@@ -166,11 +166,11 @@ class Quantizer(nn.Module):
 
     def extra_repr(self) -> str:
         """The grid and the state, for ``print(model)``."""
-        grid = f'[{self.spec.quant_min}, {self.spec.quant_max}]'
-        return f'{self.spec.bits} bits {grid}, {self.spec.granularity}, {self.spec.range}, {self.state.value}'
+        grid = f"[{self.spec.quant_min}, {self.spec.quant_max}]"
+        return f"{self.spec.bits} bits {grid}, {self.spec.granularity}, {self.spec.range}, {self.state.value}"
 
     def _label(self) -> str:
-        return f'quantizer {self.name!r}'
+        return f"quantizer {self.name!r}"
 
     def _enter(self, state: State) -> None:
         self.state = state
@@ -181,18 +181,18 @@ class Quantizer(nn.Module):
     def _require_calibrated(self) -> None:
         if self.state not in (State.CALIBRATED, State.FROZEN):
             raise QuantizationError(
-                f'{self._label()} is {self.state.value}: calibrate the model or load a calibrated checkpoint'
+                f"{self._label()} is {self.state.value}: calibrate the model or load a calibrated checkpoint"
             )
 
     def _update(self, observer: Observer, x: Tensor) -> None:
         try:
             observer.update(x.detach())
         except QuantizationError as error:
-            raise QuantizationError(f'{self._label()}: {error}') from None
+            raise QuantizationError(f"{self._label()}: {error}") from None
 
     def _set_range(self, low: Tensor, high: Tensor) -> None:
         scale, zero_point = affine_parameters(low, high, self.spec)
-        values = {'scale': scale, 'zero_point': zero_point, 'range_min': low, 'range_max': high}
+        values = {"scale": scale, "zero_point": zero_point, "range_min": low, "range_max": high}
         for name, value in values.items():
             self._assign(name, value)
         self.initialized.fill_(True)
@@ -219,16 +219,16 @@ class Quantizer(nn.Module):
         A mismatch raises instead of being added to the errors: mmengine loads non-strictly and only logs those.
         A checkpoint without this quantizer (a float one) leaves it as it is and counts nothing as missing.
         """
-        if not any(prefix + key in state_dict for key in (*self._per_scale, 'initialized')):
+        if not any(prefix + key in state_dict for key in (*self._per_scale, "initialized")):
             return
-        self.name = self.name or prefix.rstrip('.')
+        self.name = self.name or prefix.rstrip(".")
         self._check_grid(state_dict, prefix)
         for name in self._per_scale:
             if prefix + name in state_dict:
                 own, shape = getattr(self, name), state_dict[prefix + name].shape
                 if not self.spec.per_channel and shape.numel() != 1:
                     raise QuantizationError(
-                        f'{self._label()} is per tensor, the checkpoint has {shape.numel()} values of {name}: '
+                        f"{self._label()} is per tensor, the checkpoint has {shape.numel()} values of {name}: "
                         "build the model with the checkpoint's quantization"
                     )
                 own.data = own.new_zeros(shape)
@@ -237,7 +237,7 @@ class Quantizer(nn.Module):
         self._enter(State.CALIBRATED if bool(self.initialized) else State.UNCALIBRATED)
 
     def _check_grid(self, state_dict: dict[str, Any], prefix: str) -> None:
-        keys = prefix + 'quant_min', prefix + 'quant_max'
+        keys = prefix + "quant_min", prefix + "quant_max"
         if not all(key in state_dict for key in keys):
             raise QuantizationError(
                 f"{self._label()}: the checkpoint has no quant_min and quant_max, it can't be checked"
@@ -248,7 +248,7 @@ class Quantizer(nn.Module):
             # A narrow grid has 2^b - 1 integers, a full one 2^b: the bit length of max - min is b for both.
             bits = (theirs[1] - theirs[0]).bit_length()
             raise QuantizationError(
-                f'{self._label()}: the checkpoint has {bits} bits {list(theirs)}, the model {self.spec.bits} bits '
+                f"{self._label()}: the checkpoint has {bits} bits {list(theirs)}, the model {self.spec.bits} bits "
                 f"{list(ours)}: build the model with the checkpoint's quantization or load another checkpoint"
             )
 
@@ -273,13 +273,13 @@ class WeightQuantizer(Quantizer):
     """
 
     clip_ratio: Tensor
-    _per_scale = (*Quantizer._per_scale, 'clip_ratio')
+    _per_scale = (*Quantizer._per_scale, "clip_ratio")
 
-    def __init__(self, spec: QuantSpec, name: str = '') -> None:
+    def __init__(self, spec: QuantSpec, name: str = "") -> None:
         super().__init__(spec, name)
         if not spec.symmetric:
-            raise QuantizationError(f'{self._label()}: weights need a symmetric spec: use weight_spec(bits)')
-        self.register_buffer('clip_ratio', torch.ones(1))
+            raise QuantizationError(f"{self._label()}: weights need a symmetric spec: use weight_spec(bits)")
+        self.register_buffer("clip_ratio", torch.ones(1))
 
     @torch.no_grad()
     def calibrate_from(self, weight: Tensor) -> None:
@@ -297,7 +297,7 @@ class WeightQuantizer(Quantizer):
         low, high = observer.range()
         limit = _largest(weight, self.spec)
         # A channel of zeros has no ratio: keep all of it.
-        self._assign('clip_ratio', torch.where(limit > 0, torch.maximum(-low, high) / limit, 1.0).clamp(0, 1))
+        self._assign("clip_ratio", torch.where(limit > 0, torch.maximum(-low, high) / limit, 1.0).clamp(0, 1))
         self._enter(State.CALIBRATED)
         self.refresh(weight)
 
@@ -307,7 +307,7 @@ class WeightQuantizer(Quantizer):
         Raises:
             QuantizationError: Always; a weight is known without batches.
         """
-        raise QuantizationError(f'{self._label()} needs no batches: call calibrate_from(weight)')
+        raise QuantizationError(f"{self._label()} needs no batches: call calibrate_from(weight)")
 
     @torch.no_grad()
     def refresh(self, weight: Tensor) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from .errors import QuantizationError
 
 MIN_BITS, MAX_BITS = 2, 8
-GRANULARITIES = ('per_tensor', 'per_channel')
-RANGES = ('minmax', 'ema', 'percentile', 'mse')
+GRANULARITIES = ("per_tensor", "per_channel")
+RANGES = ("minmax", "ema", "percentile", "mse")
 
 
 @dataclass(frozen=True)
@@ -42,29 +42,29 @@ class QuantSpec:
 
     bits: int = 8
     symmetric: bool = False
-    granularity: str = 'per_tensor'
+    granularity: str = "per_tensor"
     axis: int = 0
-    range: str = 'minmax'
+    range: str = "minmax"
     percentile: float = 0.05
     momentum: float = 0.9
     narrow: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not MIN_BITS <= self.bits <= MAX_BITS:
-            raise QuantizationError(f'bits={self.bits!r} is not valid: use an integer from {MIN_BITS} to {MAX_BITS}')
+            raise QuantizationError(f"bits={self.bits!r} is not valid: use an integer from {MIN_BITS} to {MAX_BITS}")
         if self.granularity not in GRANULARITIES:
-            raise QuantizationError(f'granularity={self.granularity!r} is unknown: use one of {GRANULARITIES}')
+            raise QuantizationError(f"granularity={self.granularity!r} is unknown: use one of {GRANULARITIES}")
         if self.range not in RANGES:
-            raise QuantizationError(f'range={self.range!r} is unknown: use one of {RANGES}')
+            raise QuantizationError(f"range={self.range!r} is unknown: use one of {RANGES}")
         if not 0 <= self.percentile <= 50:
             raise QuantizationError(
-                f'percentile={self.percentile!r} is not valid: use per cent from 0 to 50 (each side)'
+                f"percentile={self.percentile!r} is not valid: use per cent from 0 to 50 (each side)"
             )
         if not 0 <= self.momentum < 1:
-            raise QuantizationError(f'momentum={self.momentum!r} is not valid: use at least 0 and below 1')
+            raise QuantizationError(f"momentum={self.momentum!r} is not valid: use at least 0 and below 1")
         if self.narrow and not self.symmetric:
             raise QuantizationError(
-                'narrow=True needs symmetric=True: an asymmetric grid has no lowest integer to spare'
+                "narrow=True needs symmetric=True: an asymmetric grid has no lowest integer to spare"
             )
 
     @property
@@ -80,14 +80,14 @@ class QuantSpec:
     @property
     def per_channel(self) -> bool:
         """Whether each index of ``axis`` has its own scale."""
-        return self.granularity == 'per_channel'
+        return self.granularity == "per_channel"
 
 
-def weight_spec(bits: int = 8, range: str = 'minmax', axis: int = 0, percentile: float = 0.05) -> QuantSpec:
+def weight_spec(bits: int = 8, range: str = "minmax", axis: int = 0, percentile: float = 0.05) -> QuantSpec:
     """A weight's spec: symmetric, narrow, one scale per output channel."""
-    return QuantSpec(bits, True, 'per_channel', axis, range, percentile, narrow=True)
+    return QuantSpec(bits, True, "per_channel", axis, range, percentile, narrow=True)
 
 
-def activation_spec(bits: int = 8, range: str = 'minmax', percentile: float = 0.05, momentum: float = 0.9) -> QuantSpec:
+def activation_spec(bits: int = 8, range: str = "minmax", percentile: float = 0.05, momentum: float = 0.9) -> QuantSpec:
     """An activation's spec: asymmetric, one scale for the tensor."""
     return QuantSpec(bits, range=range, percentile=percentile, momentum=momentum)

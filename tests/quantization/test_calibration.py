@@ -47,7 +47,7 @@ def test_all_batches_count(float_net: nn.Module, images: Tensor) -> None:
 def test_uncalibrated_model_says_what_to_do(float_net: nn.Module, images: Tensor) -> None:
     quantize_model(float_net, QuantPolicy())
     for action in (check_calibrated, freeze, unfreeze, lambda model: recording_sqnr(model).__enter__()):
-        with pytest.raises(QuantizationError, match='8 quantizers are not calibrated.*load a calibrated checkpoint'):
+        with pytest.raises(QuantizationError, match="8 quantizers are not calibrated.*load a calibrated checkpoint"):
             action(float_net)
     with pytest.raises(QuantizationError, match="'embed.input_quantizer'"):
         float_net(images)
@@ -56,7 +56,7 @@ def test_uncalibrated_model_says_what_to_do(float_net: nn.Module, images: Tensor
 def test_modules_that_never_ran_are_all_named(float_net: nn.Module) -> None:
     quantize_model(float_net, QuantPolicy())
     with (
-        pytest.raises(QuantizationError, match='2 quantizers saw no data: mlp.2.input_quantizer, head.input_quantizer'),
+        pytest.raises(QuantizationError, match="2 quantizers saw no data: mlp.2.input_quantizer, head.input_quantizer"),
         calibrating(float_net),
     ):
         float_net.embed(torch.randn(1, 3, 8, 8))
@@ -66,9 +66,9 @@ def test_modules_that_never_ran_are_all_named(float_net: nn.Module) -> None:
 
 
 def test_an_error_inside_leaves_activations_uncalibrated(net: nn.Module, images: Tensor) -> None:
-    with pytest.raises(RuntimeError, match='stop'), calibrating(net):
+    with pytest.raises(RuntimeError, match="stop"), calibrating(net):
         net(images)
-        raise RuntimeError('stop')
+        raise RuntimeError("stop")
     activations = {q.state for _, q in quantizers(net) if not isinstance(q, WeightQuantizer)}
     assert activations == {State.UNCALIBRATED}
 
@@ -97,7 +97,7 @@ def test_freeze_and_unfreeze(net: nn.Module, images: Tensor) -> None:
     freeze(net)
     assert states(net) == {State.FROZEN}
     assert torch.equal(net(images), expected)
-    assert trainable_groups(net)['scale'] == []
+    assert trainable_groups(net)["scale"] == []
     unfreeze(net)
     assert states(net) == {State.CALIBRATED}
 
@@ -122,8 +122,8 @@ def test_recording_sqnr(net: nn.Module, images: Tensor) -> None:
 def test_trainable_groups(net: nn.Module) -> None:
     net.embed.requires_grad_(False)
     groups = trainable_groups(net)
-    assert {kind: len(group) for kind, group in groups.items()} == {'weight': 3, 'bias': 3, 'scale': 6}
-    assert groups['weight'][-1] is net.head.weight
+    assert {kind: len(group) for kind, group in groups.items()} == {"weight": 3, "bias": 3, "scale": 6}
+    assert groups["weight"][-1] is net.head.weight
     assert not any(p is net.norm.weight or p is net.position for group in groups.values() for p in group)
 
 
@@ -131,7 +131,7 @@ def test_shared_parameters_train_once() -> None:
     a, b = nn.Linear(2, 2), nn.Linear(2, 2)
     b.weight = a.weight
     model = quantize_model(nn.Sequential(a, b), QuantPolicy())
-    assert len(trainable_groups(model)['weight']) == 1
+    assert len(trainable_groups(model)["weight"]) == 1
 
 
 def test_student_of_a_copied_teacher(float_net: nn.Module, images: Tensor) -> None:
@@ -157,7 +157,7 @@ def test_whole_checkpoint_round_trip(net: nn.Module, images: Tensor) -> None:
     assert torch.equal(fresh(images), net(images))
 
 
-@pytest.mark.parametrize('strict', [True, False], ids=['strict', 'lenient'])
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "lenient"])
 def test_w4_checkpoint_does_not_enter_a_w8_model(net: nn.Module, strict: bool) -> None:
     w4 = quantize_model(type(net)().eval(), QuantPolicy(weight_bits=4))
     with pytest.raises(QuantizationError, match=r"'embed.weight_quantizer'.*8 bits.*4 bits"):

@@ -25,7 +25,7 @@ from psaq_mm.quantization import (
 @pytest.fixture(autouse=True)
 def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers ends with it."""
-    monkeypatch.setattr(convert, '_FACTORIES', dict(convert._FACTORIES))
+    monkeypatch.setattr(convert, "_FACTORIES", dict(convert._FACTORIES))
 
 
 class PlainLinear(nn.Linear):
@@ -56,8 +56,8 @@ class QuantAttention(nn.Module):
         super().__init__()
         specs = policy.specs(name)
         assert specs is not None
-        self.qk = convert_child(module.qk, f'{name}.qk', policy)
-        self.product = QuantMatMul(specs.activation, specs.activation, name=f'{name}.product')
+        self.qk = convert_child(module.qk, f"{name}.qk", policy)
+        self.product = QuantMatMul(specs.activation, specs.activation, name=f"{name}.product")
         self.untouched = nn.Linear(2, 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,24 +70,24 @@ def test_swaps_in_place_and_computes_the_same_while_disabled(float_net: nn.Modul
     assert quantize_model(float_net, QuantPolicy()) is float_net
     types = [type(m) for m in (float_net.embed, float_net.mlp[0], float_net.mlp[1], float_net.norm, float_net.head)]
     assert types == [QuantConv2d, QuantLinear, nn.GELU, nn.LayerNorm, QuantLinear]
-    names = {name: p for name, p in float_net.named_parameters() if 'quantizer' not in name}
+    names = {name: p for name, p in float_net.named_parameters() if "quantizer" not in name}
     assert all(a is b for a, b in zip(names.values(), parameters, strict=True))
     set_enabled(float_net, False)
     assert torch.equal(float_net(images), expected)
 
 
 def test_policy_decides_bits_and_exceptions(float_net: nn.Module) -> None:
-    overrides = [{'pattern': 'net.embed', 'bits': 8}, {'pattern': 'net.head', 'keep_fp': True}]
-    quantize_model(float_net, QuantPolicy(4, 6, overrides=overrides), prefix='net')
+    overrides = [{"pattern": "net.embed", "bits": 8}, {"pattern": "net.head", "keep_fp": True}]
+    quantize_model(float_net, QuantPolicy(4, 6, overrides=overrides), prefix="net")
     assert type(float_net.head) is nn.Linear
     assert float_net.embed.weight_quantizer.spec.bits == 8
     assert float_net.mlp[0].weight_quantizer.spec.bits == 4
-    assert float_net.mlp[0].input_quantizer.name == 'net.mlp.0.input_quantizer'
+    assert float_net.mlp[0].input_quantizer.name == "net.mlp.0.input_quantizer"
 
 
 def test_unmatched_override_is_refused(float_net: nn.Module) -> None:
     with pytest.raises(QuantizationError, match="'mlp.4' matches no module.*mlp"):
-        quantize_model(float_net, QuantPolicy(overrides=[{'pattern': 'mlp.4', 'bits': 8}]))
+        quantize_model(float_net, QuantPolicy(overrides=[{"pattern": "mlp.4", "bits": 8}]))
 
 
 def test_a_registered_root_is_replaced() -> None:
@@ -127,13 +127,13 @@ class TestCompound:
         register_quantized(Attention)(QuantAttention)
 
     def test_owns_its_children(self) -> None:
-        model = quantize_model(nn.Sequential(Attention()), QuantPolicy(overrides=[{'pattern': '0.product', 'bits': 8}]))
+        model = quantize_model(nn.Sequential(Attention()), QuantPolicy(overrides=[{"pattern": "0.product", "bits": 8}]))
         assert type(model[0]) is QuantAttention and is_quantized(model[0])
         assert type(model[0].qk) is QuantLinear
         assert type(quantize_model(model, QuantPolicy())[0].untouched) is nn.Linear
 
     def test_kept_float_it_stays_whole(self) -> None:
-        model = quantize_model(nn.Sequential(Attention()), QuantPolicy(overrides=[{'pattern': '0', 'keep_fp': True}]))
+        model = quantize_model(nn.Sequential(Attention()), QuantPolicy(overrides=[{"pattern": "0", "keep_fp": True}]))
         assert type(model[0]) is Attention and type(model[0].qk) is nn.Linear
 
     def test_computes_the_same_while_disabled(self) -> None:

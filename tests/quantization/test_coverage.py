@@ -20,7 +20,7 @@ from psaq_mm.quantization import (
 )
 
 
-def reasons(model: nn.Module, policy: QuantPolicy, prefix: str = '') -> dict[str, str]:
+def reasons(model: nn.Module, policy: QuantPolicy, prefix: str = "") -> dict[str, str]:
     return {row.name: row.reason for row in coverage(model, policy, prefix).rows}
 
 
@@ -47,34 +47,34 @@ def test_sqnr_is_reported_once_recorded(net: nn.Module, images: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ('module', 'tensor', 'reason'),
+    ("module", "tensor", "reason"),
     [
-        pytest.param(nn.LayerNorm(4), 'weight', 'normalisation', id='layer-norm'),
-        pytest.param(nn.GroupNorm(2, 4), 'bias', 'normalisation', id='group-norm'),
-        pytest.param(nn.BatchNorm2d(4), 'weight', 'normalisation', id='batch-norm'),
-        pytest.param(nn.Embedding(4, 4), 'weight', 'embedding', id='embedding'),
+        pytest.param(nn.LayerNorm(4), "weight", "normalisation", id="layer-norm"),
+        pytest.param(nn.GroupNorm(2, 4), "bias", "normalisation", id="group-norm"),
+        pytest.param(nn.BatchNorm2d(4), "weight", "normalisation", id="batch-norm"),
+        pytest.param(nn.Embedding(4, 4), "weight", "embedding", id="embedding"),
         pytest.param(
-            nn.ConvTranspose2d(2, 2, 2), 'weight', 'ConvTranspose2d has no quantized sibling', id='transposed'
+            nn.ConvTranspose2d(2, 2, 2), "weight", "ConvTranspose2d has no quantized sibling", id="transposed"
         ),
-        pytest.param(nn.ConvTranspose2d(2, 2, 2), 'input', 'ConvTranspose2d has no quantized sibling', id='its-input'),
-        pytest.param(nn.MultiheadAttention(4, 2), 'in_proj_weight', 'functionally', id='torch-attention'),
-        pytest.param(nn.MultiheadAttention(4, 2), 'softmax', 'functionally', id='torch-attention-product'),
-        pytest.param(nn.MultiheadAttention(4, 2), 'out_proj.weight', 'functionally', id='torch-attention-child'),
+        pytest.param(nn.ConvTranspose2d(2, 2, 2), "input", "ConvTranspose2d has no quantized sibling", id="its-input"),
+        pytest.param(nn.MultiheadAttention(4, 2), "in_proj_weight", "functionally", id="torch-attention"),
+        pytest.param(nn.MultiheadAttention(4, 2), "softmax", "functionally", id="torch-attention-product"),
+        pytest.param(nn.MultiheadAttention(4, 2), "out_proj.weight", "functionally", id="torch-attention-child"),
     ],
 )
 def test_unsupported_modules(module: nn.Module, tensor: str, reason: str) -> None:
-    model = quantize_model(nn.ModuleDict({'part': module}), QuantPolicy())
-    assert reason in reasons(model, QuantPolicy())[f'part.{tensor}']
+    model = quantize_model(nn.ModuleDict({"part": module}), QuantPolicy())
+    assert reason in reasons(model, QuantPolicy())[f"part.{tensor}"]
 
 
 def test_override_and_scope_are_reasons(float_net: nn.Module) -> None:
-    policy = QuantPolicy(overrides=[{'pattern': 'net.mlp.0', 'keep_fp': True}])
-    quantize_model(float_net.mlp, policy, prefix='net.mlp')
-    found = reasons(float_net, policy, prefix='net')
-    assert found['net.mlp.0.weight'] == found['net.mlp.0.input'] == "kept FP by override 'net.mlp.0'"
-    assert found['net.mlp.2.weight'] == ''
-    assert 'outside' in found['net.head.weight']
-    assert 'bare' in found['net.position']
+    policy = QuantPolicy(overrides=[{"pattern": "net.mlp.0", "keep_fp": True}])
+    quantize_model(float_net.mlp, policy, prefix="net.mlp")
+    found = reasons(float_net, policy, prefix="net")
+    assert found["net.mlp.0.weight"] == found["net.mlp.0.input"] == "kept FP by override 'net.mlp.0'"
+    assert found["net.mlp.2.weight"] == ""
+    assert "outside" in found["net.head.weight"]
+    assert "bare" in found["net.position"]
 
 
 class Adapter(nn.Module):
@@ -87,18 +87,18 @@ class Adapter(nn.Module):
         self.position = nn.Parameter(torch.ones(3))
         self.qk = QuantMatMul(activation_spec(4), None)
         self.sum_quantizer = Quantizer(activation_spec(8))
-        self.fp_notes = {'softmax': 'scheme deploy keeps softmax FP', 'position': 'tables are added in FP'}
+        self.fp_notes = {"softmax": "scheme deploy keeps softmax FP", "position": "tables are added in FP"}
 
 
 def test_adapters_explain_themselves() -> None:
     rows = coverage(Adapter(), QuantPolicy()).rows
     assert set(rows) == {
-        CoverageRow('table', 'other', 6, None, ''),
-        CoverageRow('position', 'other', None, None, 'tables are added in FP'),
-        CoverageRow('sum', 'activation', 8, None, ''),
-        CoverageRow('softmax', 'other', None, None, 'scheme deploy keeps softmax FP'),
-        CoverageRow('qk.left', 'product', 4, None, ''),
-        CoverageRow('qk.right', 'product', None, None, 'no quantizer was asked for'),
+        CoverageRow("table", "other", 6, None, ""),
+        CoverageRow("position", "other", None, None, "tables are added in FP"),
+        CoverageRow("sum", "activation", 8, None, ""),
+        CoverageRow("softmax", "other", None, None, "scheme deploy keeps softmax FP"),
+        CoverageRow("qk.left", "product", 4, None, ""),
+        CoverageRow("qk.right", "product", None, None, "no quantizer was asked for"),
     }
     assert len(rows) == 6
 
@@ -108,9 +108,9 @@ def test_table_and_json(net: nn.Module, images: Tensor) -> None:
         net(images)
     report = coverage(net, QuantPolicy())
     lines = report.table().splitlines()
-    assert lines[0].split() == ['name', 'kind', 'bits', 'SQNR', 'dB', 'why', 'FP']
-    assert any(line.startswith('embed.weight') and ' 8 ' in line for line in lines)
-    assert 'weight: 4 of 4 quantized' in lines
+    assert lines[0].split() == ["name", "kind", "bits", "SQNR", "dB", "why", "FP"]
+    assert any(line.startswith("embed.weight") and " 8 " in line for line in lines)
+    assert "weight: 4 of 4 quantized" in lines
     data = json.loads(report.to_json())
-    assert (data['quantized'], data['fp'], len(data['rows'])) == (8, 7, 15)
-    assert set(data['rows'][0]) == {'name', 'kind', 'bits', 'sqnr', 'reason'}
+    assert (data["quantized"], data["fp"], len(data["rows"])) == (8, 7, 15)
+    assert set(data["rows"][0]) == {"name", "kind", "bits", "sqnr", "reason"}

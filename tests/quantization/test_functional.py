@@ -20,8 +20,8 @@ from psaq_mm.quantization import (
     weight_spec,
 )
 
-BITS = pytest.mark.parametrize('bits', range(2, 9), ids=lambda bits: f'{bits}bit')
-PER_TOKEN_CHANNEL = QuantSpec(4, granularity='per_channel', axis=-1)
+BITS = pytest.mark.parametrize("bits", range(2, 9), ids=lambda bits: f"{bits}bit")
+PER_TOKEN_CHANNEL = QuantSpec(4, granularity="per_channel", axis=-1)
 FINITE = st.floats(-1e4, 1e4, width=32)
 
 
@@ -45,7 +45,7 @@ def assert_close(actual: Tensor, expected: Tensor, terms: int) -> None:
 
 
 @BITS
-@pytest.mark.parametrize('shape', [(5, 7), (4, 3, 2, 2)], ids=['linear', 'conv'])
+@pytest.mark.parametrize("shape", [(5, 7), (4, 3, 2, 2)], ids=["linear", "conv"])
 def test_weights_equal_torch_exactly(bits: int, shape: tuple[int, ...]) -> None:
     spec, x = weight_spec(bits), torch.randn(shape)
     largest = x.abs().flatten(1).amax(1)
@@ -62,7 +62,7 @@ def test_weights_equal_torch_exactly(bits: int, shape: tuple[int, ...]) -> None:
 
 
 @BITS
-@pytest.mark.parametrize('learned', [False, True], ids=['fixed', 'learned'])
+@pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
 def test_activations_equal_torch(bits: int, learned: bool) -> None:
     """Fixed: the same kernel, so exactly. Learned: another order of rounding, so ties may fall one step apart."""
     spec, x = activation_spec(bits), torch.randn(20000)
@@ -75,13 +75,13 @@ def test_activations_equal_torch(bits: int, learned: bool) -> None:
 
 
 @BITS
-@pytest.mark.parametrize('kernel', ['torch', 'formula'])
-@pytest.mark.parametrize('axis', [None, 0, -1], ids=['per_tensor', 'axis0', 'axis-1'])
+@pytest.mark.parametrize("kernel", ["torch", "formula"])
+@pytest.mark.parametrize("axis", [None, 0, -1], ids=["per_tensor", "axis0", "axis-1"])
 def test_gradients(bits: int, kernel: str, axis: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    if kernel == 'formula':
-        monkeypatch.setattr(functional, '_LEARNABLE_PER_TENSOR', None)
-        monkeypatch.setattr(functional, '_LEARNABLE_PER_CHANNEL', None)
-    spec = QuantSpec(bits, granularity='per_tensor' if axis is None else 'per_channel', axis=axis or 0)
+    if kernel == "formula":
+        monkeypatch.setattr(functional, "_LEARNABLE_PER_TENSOR", None)
+        monkeypatch.setattr(functional, "_LEARNABLE_PER_CHANNEL", None)
+    spec = QuantSpec(bits, granularity="per_tensor" if axis is None else "per_channel", axis=axis or 0)
     x, outer = torch.randn(6, 5, 4), torch.randn(6, 5, 4)
     channels = 1 if axis is None else x.shape[axis]
     # Narrower than the values, so that both sides clip; the zero point's fraction is not a half.
@@ -95,14 +95,14 @@ def test_gradients(bits: int, kernel: str, axis: int | None, monkeypatch: pytest
     dims = tuple(dim for dim in range(3) if axis is None or dim != axis % 3)
     assert_close(y, value, 1)
     assert_close(leaves[0].grad, d_x * outer, 1)
-    assert 0 < d_x.mean() < 1, 'the test should see values inside and outside'
+    assert 0 < d_x.mean() < 1, "the test should see values inside and outside"
     # About 120 terms of magnitude up to quant_max each.
     assert_close(leaves[1].grad, (d_scale * outer).sum(dims).view(channels), 120)
     assert_close(leaves[2].grad, (d_zero * outer).sum(dims).view(channels), 120)
 
 
 @pytest.mark.parametrize(
-    'x, dx, dscale, dzero', [(1.2, 1.0, -0.4, 0.0), (9.0, 0.0, 2.0, -0.5)], ids=['inside', 'outside']
+    "x, dx, dscale, dzero", [(1.2, 1.0, -0.4, 0.0), (9.0, 0.0, 2.0, -0.5)], ids=["inside", "outside"]
 )
 def test_example_of_the_docstring(x: float, dx: float, dscale: float, dzero: float) -> None:
     leaves = [torch.tensor([v], requires_grad=True) for v in (x, 0.5, 1.0)]
@@ -112,7 +112,7 @@ def test_example_of_the_docstring(x: float, dx: float, dscale: float, dzero: flo
     assert [leaf.grad.item() for leaf in leaves] == pytest.approx([dx, dscale, dzero], abs=1e-6)
 
 
-@pytest.mark.parametrize('value', [-3.0, 0.0], ids=['negative', 'zero'])
+@pytest.mark.parametrize("value", [-3.0, 0.0], ids=["negative", "zero"])
 def test_a_scale_that_fell_to_zero_still_gets_its_gradient(value: float) -> None:
     scale = torch.tensor([value], requires_grad=True)
     y = fake_quantize(torch.tensor([1.0, 2.0]), scale, torch.zeros(1), activation_spec(8))
@@ -121,7 +121,7 @@ def test_a_scale_that_fell_to_zero_still_gets_its_gradient(value: float) -> None
     assert scale.grad.item() == 510.0  # both values lie outside: q - z = 255 each
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_keeps_the_type(dtype: torch.dtype) -> None:
     y = fake_quantize(torch.randn(8).to(dtype), torch.ones(1), torch.zeros(1), activation_spec(8))
     assert y.dtype == dtype

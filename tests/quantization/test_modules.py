@@ -21,15 +21,15 @@ from psaq_mm.quantization import (
 )
 
 LAYERS = pytest.mark.parametrize(
-    ('layer', 'shape'),
+    ("layer", "shape"),
     [
-        pytest.param(lambda: nn.Linear(6, 4), (3, 5, 6), id='linear'),
-        pytest.param(lambda: nn.Linear(6, 4, bias=False), (3, 6), id='linear-no-bias'),
-        pytest.param(lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), (2, 4, 8, 8), id='conv'),
+        pytest.param(lambda: nn.Linear(6, 4), (3, 5, 6), id="linear"),
+        pytest.param(lambda: nn.Linear(6, 4, bias=False), (3, 6), id="linear-no-bias"),
+        pytest.param(lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), (2, 4, 8, 8), id="conv"),
         pytest.param(
-            lambda: nn.Conv2d(4, 6, 3, padding='same', dilation=2, padding_mode='reflect', bias=False),
+            lambda: nn.Conv2d(4, 6, 3, padding="same", dilation=2, padding_mode="reflect", bias=False),
             (2, 4, 8, 8),
-            id='conv-reflect',
+            id="conv-reflect",
         ),
     ],
 )
@@ -37,7 +37,7 @@ LAYERS = pytest.mark.parametrize(
 
 def quantized(layer: nn.Module, **specs) -> nn.Module:
     cls = QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d
-    return cls.from_module(layer, **{'weight': weight_spec(8), 'input': activation_spec(8), **specs}, name='layer')
+    return cls.from_module(layer, **{"weight": weight_spec(8), "input": activation_spec(8), **specs}, name="layer")
 
 
 def calibrate(module: nn.Module, *inputs: Tensor) -> nn.Module:
@@ -54,7 +54,7 @@ def test_is_the_float_layer_while_disabled(layer, shape: tuple[int, ...]) -> Non
     assert torch.equal(module(x), float_layer(x))
     assert module.weight is float_layer.weight and module.bias is float_layer.bias
     assert not module.training
-    own = {key for key in module.state_dict() if 'quantizer' not in key}
+    own = {key for key in module.state_dict() if "quantizer" not in key}
     assert own == set(float_layer.state_dict())
 
 
@@ -77,17 +77,17 @@ def test_gradients_reach_weight_bias_input_and_scales(layer, shape: tuple[int, .
     module(x).square().sum().backward()
     assert x.grad is not None
     for name, parameter in module.named_parameters():
-        assert (parameter.grad is not None) == ('weight_quantizer' not in name), name
+        assert (parameter.grad is not None) == ("weight_quantizer" not in name), name
 
 
-@pytest.mark.parametrize('role', ['weight', 'input', 'output'])
+@pytest.mark.parametrize("role", ["weight", "input", "output"])
 def test_none_keeps_a_tensor_float(role: str) -> None:
-    specs = {'weight': None, 'input': None, 'output': None}
+    specs = {"weight": None, "input": None, "output": None}
     layer, x = nn.Linear(4, 4), torch.randn(2, 4)
     assert torch.equal(quantized(layer, **specs)(x), layer(x))
-    specs[role] = weight_spec(8) if role == 'weight' else activation_spec(8)
+    specs[role] = weight_spec(8) if role == "weight" else activation_spec(8)
     module = calibrate(quantized(layer, **specs), x)
-    present = [r for r in specs if getattr(module, f'{r}_quantizer') is not None]
+    present = [r for r in specs if getattr(module, f"{r}_quantizer") is not None]
     assert present == [role]
     assert not torch.equal(module(x), layer(x))
 
@@ -95,7 +95,7 @@ def test_none_keeps_a_tensor_float(role: str) -> None:
 def test_quantizer_names() -> None:
     module = quantized(nn.Linear(2, 2), output=activation_spec(8))
     names = [module.weight_quantizer.name, module.input_quantizer.name, module.output_quantizer.name]
-    assert names == ['layer.weight_quantizer', 'layer.input_quantizer', 'layer.output_quantizer']
+    assert names == ["layer.weight_quantizer", "layer.input_quantizer", "layer.output_quantizer"]
 
 
 def test_keeps_requires_grad() -> None:
@@ -103,16 +103,16 @@ def test_keeps_requires_grad() -> None:
     assert not quantized(layer).weight.requires_grad
 
 
-@pytest.mark.parametrize('frozen', [False, True], ids=['calibrated', 'frozen'])
+@pytest.mark.parametrize("frozen", [False, True], ids=["calibrated", "frozen"])
 def test_saved_after_an_optimizer_step_loads_bit_identical(frozen: bool) -> None:
     """The step moves the weight after its scale was last computed; saving and freezing bring it up to date."""
     x = torch.randn(8, 6)
-    module = calibrate(quantized(nn.Linear(6, 4), weight=weight_spec(4, 'mse')), x)
+    module = calibrate(quantized(nn.Linear(6, 4), weight=weight_spec(4, "mse")), x)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
     module(x).square().sum().backward()
     optimizer.step()
     state = copy.deepcopy(module.state_dict())
-    loaded = quantized(nn.Linear(6, 4), weight=weight_spec(4, 'mse'))
+    loaded = quantized(nn.Linear(6, 4), weight=weight_spec(4, "mse"))
     loaded.load_state_dict(state)
     if frozen:
         for quantizer in (loaded.weight_quantizer, loaded.input_quantizer):
@@ -138,15 +138,15 @@ def test_deepcopy_does_not_share() -> None:
     assert twin.weight is not module.weight and twin.input_quantizer.scale is not module.input_quantizer.scale
 
 
-@pytest.mark.parametrize('roles', [(), ('left',), ('left', 'right'), ('left', 'right', 'output')], ids='-'.join)
+@pytest.mark.parametrize("roles", [(), ("left",), ("left", "right"), ("left", "right", "output")], ids="-".join)
 def test_matmul(roles: tuple[str, ...]) -> None:
-    specs = {role: activation_spec(8) if role in roles else None for role in ('left', 'right', 'output')}
+    specs = {role: activation_spec(8) if role in roles else None for role in ("left", "right", "output")}
     a, b = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 5, 4)
-    module = calibrate(QuantMatMul(**specs, name='qk'), a, b)
-    left = module.left_quantizer(a) if 'left' in roles else a
-    right = module.right_quantizer(b) if 'right' in roles else b
+    module = calibrate(QuantMatMul(**specs, name="qk"), a, b)
+    left = module.left_quantizer(a) if "left" in roles else a
+    right = module.right_quantizer(b) if "right" in roles else b
     expected = left @ right
-    if 'output' in roles:
+    if "output" in roles:
         expected = module.output_quantizer(expected)
     assert torch.equal(module(a, b), expected)
     set_enabled(module, False)

@@ -19,7 +19,7 @@ from psaq_mm.quantization import (
 )
 from psaq_mm.quantization.observers import MIN_ROW_SIZE, SAMPLE_SIZE, subsample
 
-RANGES = pytest.mark.parametrize('estimator', ['minmax', 'ema', 'percentile', 'mse'])
+RANGES = pytest.mark.parametrize("estimator", ["minmax", "ema", "percentile", "mse"])
 
 
 def observe(spec: QuantSpec, *batches: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,32 +35,32 @@ def test_minmax_keeps_the_extremes_of_all_batches() -> None:
 
 
 def test_ema() -> None:
-    spec = activation_spec(8, 'ema', momentum=0.75)
+    spec = activation_spec(8, "ema", momentum=0.75)
     low, high = observe(spec, torch.tensor([-1.0, 2.0]), torch.tensor([-5.0, 6.0]))
     assert (low.tolist(), high.tolist()) == ([-2.0], [3.0])
 
 
 def test_percentile_cuts_and_averages() -> None:
     values = torch.arange(1000.0)[torch.randperm(1000)]
-    low, high = observe(activation_spec(8, 'percentile', percentile=0.5), values, values + 10)
+    low, high = observe(activation_spec(8, "percentile", percentile=0.5), values, values + 10)
     assert (low.tolist(), high.tolist()) == ([9.0], [1000.0])  # means of 4, 14 and of 995, 1005
 
 
-@pytest.mark.parametrize('count', [1, 4, 5], ids='n={}'.format)
+@pytest.mark.parametrize("count", [1, 4, 5], ids="n={}".format)
 def test_percentile_of_half_is_around_the_median(count: int) -> None:
-    low, high = observe(activation_spec(8, 'percentile', percentile=50), torch.arange(float(count)))
+    low, high = observe(activation_spec(8, "percentile", percentile=50), torch.arange(float(count)))
     assert low <= high
     assert (low + high).item() / 2 == (count - 1) / 2
 
 
 def test_percentile_zero_is_minmax() -> None:
     x = torch.randn(500)
-    assert observe(activation_spec(8, 'percentile', percentile=0), x) == observe(activation_spec(8), x)
+    assert observe(activation_spec(8, "percentile", percentile=0), x) == observe(activation_spec(8), x)
 
 
-@pytest.mark.parametrize('bits', [2, 4, 8], ids='{}bit'.format)
+@pytest.mark.parametrize("bits", [2, 4, 8], ids="{}bit".format)
 def test_mse_takes_the_best_of_the_ratios(bits: int) -> None:
-    spec, weight = weight_spec(bits, 'mse'), torch.randn(6, 200)
+    spec, weight = weight_spec(bits, "mse"), torch.randn(6, 200)
     low, high = observe(spec, weight)
     largest = weight.abs().amax(1)
 
@@ -75,17 +75,17 @@ def test_mse_takes_the_best_of_the_ratios(bits: int) -> None:
 
 
 def test_mse_averages_over_batches() -> None:
-    x, spec = torch.randn(300), activation_spec(4, 'mse')
+    x, spec = torch.randn(300), activation_spec(4, "mse")
     one, two = observe(spec, x), observe(spec, 3 * x)
     both = observe(spec, x, 3 * x)
     torch.testing.assert_close(both, tuple((a + b) / 2 for a, b in zip(one, two, strict=True)))
 
 
 @RANGES
-@pytest.mark.parametrize('axis', [0, 1, -1], ids='axis{}'.format)
+@pytest.mark.parametrize("axis", [0, 1, -1], ids="axis{}".format)
 def test_channels_are_independent(estimator: str, axis: int) -> None:
     x = torch.randn(3, 4, 5)
-    low, high = observe(QuantSpec(4, granularity='per_channel', axis=axis, range=estimator), x)
+    low, high = observe(QuantSpec(4, granularity="per_channel", axis=axis, range=estimator), x)
     assert low.shape == high.shape == (x.shape[axis],)
     for channel in range(x.shape[axis]):
         alone = observe(activation_spec(4, estimator), x.select(axis, channel))
@@ -101,16 +101,16 @@ def test_lies_within_the_values_and_repeats(estimator: str) -> None:
 
 
 @RANGES
-@pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')], ids=str)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")], ids=str)
 def test_non_finite_values_are_refused(estimator: str, bad: float) -> None:
-    with pytest.raises(QuantizationError, match='NaN or infinity'):
+    with pytest.raises(QuantizationError, match="NaN or infinity"):
         observe(activation_spec(8, estimator), torch.tensor([1.0, bad, 2.0]))
 
 
 def test_empty_batches_and_no_batches_are_refused() -> None:
-    with pytest.raises(QuantizationError, match='empty'):
+    with pytest.raises(QuantizationError, match="empty"):
         observe(activation_spec(8), torch.empty(0, 3))
-    with pytest.raises(QuantizationError, match='no data'):
+    with pytest.raises(QuantizationError, match="no data"):
         make_observer(activation_spec(8)).range()
 
 

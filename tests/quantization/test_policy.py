@@ -15,44 +15,44 @@ def bits(policy: QuantPolicy, name: str) -> tuple[int, int] | None:
 
 
 def test_defaults() -> None:
-    specs = QuantPolicy(4, 6, weight_range='mse', activation_range='percentile', percentile=1.0).specs('fc')
+    specs = QuantPolicy(4, 6, weight_range="mse", activation_range="percentile", percentile=1.0).specs("fc")
     assert specs is not None
     assert (specs.weight.bits, specs.weight.range, specs.weight.per_channel, specs.weight.symmetric) == (
         4,
-        'mse',
+        "mse",
         True,
         True,
     )
     activation = specs.activation
     assert (activation.bits, activation.range, activation.percentile, activation.symmetric) == (
         6,
-        'percentile',
+        "percentile",
         1.0,
         False,
     )
 
 
 @pytest.mark.parametrize(
-    ('overrides', 'name', 'expected'),
+    ("overrides", "name", "expected"),
     [
-        pytest.param([{'pattern': 'head', 'bits': 8}], 'head', (8, 8), id='both'),
-        pytest.param([{'pattern': 'head', 'bits': 8}], 'headless', (4, 6), id='no-match'),
-        pytest.param([{'pattern': 'head', 'weight_bits': 8}], 'head', (8, 6), id='weight'),
-        pytest.param([{'pattern': 'head', 'activation_bits': 8}], 'head', (4, 8), id='activation'),
-        pytest.param([{'pattern': 'head', 'keep_fp': True}], 'head', None, id='keep-fp'),
-        pytest.param([{'pattern': 'head', 'keep_fp': True}], 'head.fc.0', None, id='covers-descendants'),
-        pytest.param([{'pattern': '*.fc?', 'bits': 2}], 'blocks.0.mlp.fc1', (2, 2), id='wildcards-cross-dots'),
+        pytest.param([{"pattern": "head", "bits": 8}], "head", (8, 8), id="both"),
+        pytest.param([{"pattern": "head", "bits": 8}], "headless", (4, 6), id="no-match"),
+        pytest.param([{"pattern": "head", "weight_bits": 8}], "head", (8, 6), id="weight"),
+        pytest.param([{"pattern": "head", "activation_bits": 8}], "head", (4, 8), id="activation"),
+        pytest.param([{"pattern": "head", "keep_fp": True}], "head", None, id="keep-fp"),
+        pytest.param([{"pattern": "head", "keep_fp": True}], "head.fc.0", None, id="covers-descendants"),
+        pytest.param([{"pattern": "*.fc?", "bits": 2}], "blocks.0.mlp.fc1", (2, 2), id="wildcards-cross-dots"),
         pytest.param(
-            [{'pattern': '*', 'bits': 3}, {'pattern': 'head', 'weight_bits': 8}], 'head', (8, 3), id='later-wins-by-key'
+            [{"pattern": "*", "bits": 3}, {"pattern": "head", "weight_bits": 8}], "head", (8, 3), id="later-wins-by-key"
         ),
-        pytest.param([{'pattern': 'head', 'weight_bits': 8}, {'pattern': '*', 'bits': 3}], 'head', (3, 3), id='order'),
+        pytest.param([{"pattern": "head", "weight_bits": 8}, {"pattern": "*", "bits": 3}], "head", (3, 3), id="order"),
         pytest.param(
-            [{'pattern': '*', 'keep_fp': True}, {'pattern': 'head', 'keep_fp': False}],
-            'head',
+            [{"pattern": "*", "keep_fp": True}, {"pattern": "head", "keep_fp": False}],
+            "head",
             (4, 6),
-            id='quantize-again',
+            id="quantize-again",
         ),
-        pytest.param([{'pattern': 'head', 'bits': 8, 'weight_bits': 2}], 'head', (2, 8), id='specific-beats-both'),
+        pytest.param([{"pattern": "head", "bits": 8, "weight_bits": 2}], "head", (2, 8), id="specific-beats-both"),
     ],
 )
 def test_overrides(overrides: list[dict], name: str, expected: tuple[int, int] | None) -> None:
@@ -60,29 +60,29 @@ def test_overrides(overrides: list[dict], name: str, expected: tuple[int, int] |
 
 
 def test_overrides_reach_the_ranges() -> None:
-    specs = QuantPolicy(overrides=[{'pattern': 'fc2', 'activation_range': 'percentile', 'percentile': 2.0}]).specs(
-        'fc2'
+    specs = QuantPolicy(overrides=[{"pattern": "fc2", "activation_range": "percentile", "percentile": 2.0}]).specs(
+        "fc2"
     )
     assert specs is not None
-    assert (specs.activation.range, specs.activation.percentile, specs.weight.range) == ('percentile', 2.0, 'minmax')
+    assert (specs.activation.range, specs.activation.percentile, specs.weight.range) == ("percentile", 2.0, "minmax")
 
 
 def test_reason_names_the_override() -> None:
-    policy = QuantPolicy(overrides=[{'pattern': '*.head', 'keep_fp': True}])
-    assert policy.fp_reason('net.head.fc') == "kept FP by override '*.head'"
-    assert policy.fp_reason('net.body') == ''
+    policy = QuantPolicy(overrides=[{"pattern": "*.head", "keep_fp": True}])
+    assert policy.fp_reason("net.head.fc") == "kept FP by override '*.head'"
+    assert policy.fp_reason("net.body") == ""
 
 
 @pytest.mark.parametrize(
-    ('config', 'message'),
+    ("config", "message"),
     [
-        pytest.param({'weight_bit': 4}, "'weight_bit'.*weight_bits", id='unknown-key'),
-        pytest.param({'weight_bits': 1}, 'from 2 to 8', id='bits'),
-        pytest.param({'scheme': 'best'}, 'deploy', id='scheme'),
-        pytest.param({'activation_range': 'max'}, 'minmax', id='range'),
-        pytest.param({'overrides': [{'bits': 4}]}, "no 'pattern'", id='no-pattern'),
-        pytest.param({'overrides': [{'pattern': 'a', 'fp': True}]}, "'fp'.*keep_fp", id='unknown-override-key'),
-        pytest.param({'overrides': [{'pattern': 'a', 'bits': 16}]}, 'from 2 to 8', id='override-bits'),
+        pytest.param({"weight_bit": 4}, "'weight_bit'.*weight_bits", id="unknown-key"),
+        pytest.param({"weight_bits": 1}, "from 2 to 8", id="bits"),
+        pytest.param({"scheme": "best"}, "deploy", id="scheme"),
+        pytest.param({"activation_range": "max"}, "minmax", id="range"),
+        pytest.param({"overrides": [{"bits": 4}]}, "no 'pattern'", id="no-pattern"),
+        pytest.param({"overrides": [{"pattern": "a", "fp": True}]}, "'fp'.*keep_fp", id="unknown-override-key"),
+        pytest.param({"overrides": [{"pattern": "a", "bits": 16}]}, "from 2 to 8", id="override-bits"),
     ],
 )
 def test_invalid_configs_are_refused(config: dict, message: str) -> None:
@@ -91,15 +91,15 @@ def test_invalid_configs_are_refused(config: dict, message: str) -> None:
 
 
 def test_config_round_trip() -> None:
-    policy = QuantPolicy(4, 6, 'psaq', 'mse', 'percentile', 0.1, [{'pattern': 'head', 'keep_fp': True}])
+    policy = QuantPolicy(4, 6, "psaq", "mse", "percentile", 0.1, [{"pattern": "head", "keep_fp": True}])
     config = json.loads(json.dumps(policy.to_config()))
     assert QuantPolicy.from_config(config) == policy
-    assert type(policy.to_config()['overrides']) is list
+    assert type(policy.to_config()["overrides"]) is list
 
 
 def test_patterns_that_match_nothing_are_refused() -> None:
-    policy = QuantPolicy(overrides=[{'pattern': 'backbone.stem', 'bits': 8}])
-    names = ['', 'backbone', 'backbone.stems', 'backbone.step', 'neck', 'roi_head']
+    policy = QuantPolicy(overrides=[{"pattern": "backbone.stem", "bits": 8}])
+    names = ["", "backbone", "backbone.stems", "backbone.step", "neck", "roi_head"]
     with pytest.raises(QuantizationError, match="'backbone.stem' matches no module.*backbone.stems, backbone.step"):
         policy.check_patterns(names)
-    policy.check_patterns([*names, 'backbone.stem'])
+    policy.check_patterns([*names, "backbone.stem"])

@@ -21,28 +21,28 @@ from psaq_mm.quantization import (
     weight_spec,
 )
 
-PER_CHANNEL = QuantSpec(6, granularity='per_channel', axis=-1)
-SPECS = pytest.mark.parametrize('spec', [activation_spec(4), PER_CHANNEL], ids=['per_tensor', 'per_channel'])
-KEYS = {'scale', 'zero_point', 'quant_min', 'quant_max', 'range_min', 'range_max', 'initialized', 'sqnr_db'}
+PER_CHANNEL = QuantSpec(6, granularity="per_channel", axis=-1)
+SPECS = pytest.mark.parametrize("spec", [activation_spec(4), PER_CHANNEL], ids=["per_tensor", "per_channel"])
+KEYS = {"scale", "zero_point", "quant_min", "quant_max", "range_min", "range_max", "initialized", "sqnr_db"}
 
 
 def calibrated(spec: QuantSpec, x: Tensor) -> Quantizer:
-    quantizer = Quantizer(spec, 'act')
+    quantizer = Quantizer(spec, "act")
     quantizer.observe()
     quantizer(x)
     quantizer.calibrate()
     return quantizer
 
 
-def calibrated_weight(weight: Tensor, bits: int = 4, estimator: str = 'minmax') -> WeightQuantizer:
-    quantizer = WeightQuantizer(weight_spec(bits, estimator), 'w')
+def calibrated_weight(weight: Tensor, bits: int = 4, estimator: str = "minmax") -> WeightQuantizer:
+    quantizer = WeightQuantizer(weight_spec(bits, estimator), "w")
     quantizer.calibrate_from(weight)
     return quantizer
 
 
 class TestStates:
     def test_the_way_through(self) -> None:
-        x, quantizer = torch.randn(10), Quantizer(activation_spec(4), 'act')
+        x, quantizer = torch.randn(10), Quantizer(activation_spec(4), "act")
         assert quantizer.state is State.UNCALIBRATED and not quantizer.initialized
         quantizer.observe()
         assert quantizer.state is State.OBSERVING
@@ -62,15 +62,15 @@ class TestStates:
 
     def test_running_uncalibrated_says_what_to_do(self) -> None:
         with pytest.raises(QuantizationError, match="'fc1.input'.*calibrate the model or load a calibrated checkpoint"):
-            Quantizer(activation_spec(8), 'fc1.input')(torch.ones(1))
+            Quantizer(activation_spec(8), "fc1.input")(torch.ones(1))
 
-    @pytest.mark.parametrize('action', ['calibrate', 'freeze', 'unfreeze'])
+    @pytest.mark.parametrize("action", ["calibrate", "freeze", "unfreeze"])
     def test_wrong_order_is_refused(self, action: str) -> None:
         with pytest.raises(QuantizationError, match="'act' is uncalibrated"):
-            getattr(Quantizer(activation_spec(8), 'act'), action)()
+            getattr(Quantizer(activation_spec(8), "act"), action)()
 
     def test_calibrating_without_data_is_refused(self) -> None:
-        quantizer = Quantizer(activation_spec(8), 'act')
+        quantizer = Quantizer(activation_spec(8), "act")
         quantizer.observe()
         with pytest.raises(QuantizationError, match="'act' saw no data"):
             quantizer.calibrate()
@@ -83,13 +83,13 @@ class TestStates:
         assert quantizer.range_max.item() == 1.0
 
     def test_errors_of_observation_name_the_quantizer(self) -> None:
-        quantizer = Quantizer(activation_spec(8), 'act')
+        quantizer = Quantizer(activation_spec(8), "act")
         quantizer.observe()
         with pytest.raises(QuantizationError, match="'act'.*NaN"):
             quantizer(torch.tensor([torch.nan]))
 
     def test_disabled_is_the_identity_in_every_state(self) -> None:
-        x, quantizer = torch.randn(4), Quantizer(activation_spec(2), 'act')
+        x, quantizer = torch.randn(4), Quantizer(activation_spec(2), "act")
         quantizer.enabled = False
         assert quantizer(x) is x
         quantizer.observe()
@@ -138,7 +138,7 @@ class TestSqnr:
 
 
 class TestWeights:
-    @pytest.mark.parametrize('bits', range(2, 9), ids='{}bit'.format)
+    @pytest.mark.parametrize("bits", range(2, 9), ids="{}bit".format)
     def test_minmax_equals_torch_exactly(self, bits: int) -> None:
         weight = torch.randn(5, 7)
         highest = 2 ** (bits - 1) - 1
@@ -151,10 +151,10 @@ class TestWeights:
         assert quantizer.clip_ratio.tolist() == [1] * 5
 
     def test_is_uncalibrated_at_first(self) -> None:
-        quantizer = WeightQuantizer(weight_spec(8), 'fc1.weight')
+        quantizer = WeightQuantizer(weight_spec(8), "fc1.weight")
         with pytest.raises(QuantizationError, match="'fc1.weight' is uncalibrated"):
             quantizer(torch.ones(2, 2))
-        with pytest.raises(QuantizationError, match='calibrate_from'):
+        with pytest.raises(QuantizationError, match="calibrate_from"):
             quantizer.observe()
 
     def test_scale_follows_the_weight_until_frozen(self) -> None:
@@ -170,7 +170,7 @@ class TestWeights:
 
     def test_gradient_is_zero_where_the_ratio_clips(self) -> None:
         weight = torch.randn(8, 100, requires_grad=True)
-        quantizer = calibrated_weight(weight, 3, 'mse')
+        quantizer = calibrated_weight(weight, 3, "mse")
         assert (quantizer.clip_ratio < 1).all() and (quantizer.clip_ratio >= 0.4).all()
         quantizer(weight).sum().backward()
         clipped = (weight / quantizer.scale[:, None]).round().abs() > 3
@@ -179,16 +179,16 @@ class TestWeights:
 
     def test_percentile_clips_each_channel(self) -> None:
         weight = torch.linspace(-1, 1, 101).repeat(2, 1) * torch.tensor([[1.0], [5.0]])
-        quantizer = WeightQuantizer(weight_spec(8, 'percentile', percentile=10))
+        quantizer = WeightQuantizer(weight_spec(8, "percentile", percentile=10))
         quantizer.calibrate_from(weight)
         torch.testing.assert_close(quantizer.clip_ratio, torch.tensor([0.8, 0.8]))
 
     def test_zero_channels(self) -> None:
         weight = torch.tensor([[0.0, 0.0], [1.0, -1.0]])
-        assert torch.equal(calibrated_weight(weight, 8, 'mse')(weight), weight)
+        assert torch.equal(calibrated_weight(weight, 8, "mse")(weight), weight)
 
     def test_asymmetric_specs_are_refused(self) -> None:
-        with pytest.raises(QuantizationError, match='symmetric'):
+        with pytest.raises(QuantizationError, match="symmetric"):
             WeightQuantizer(activation_spec(8))
 
 
@@ -209,33 +209,33 @@ class TestCheckpoint:
         assert torch.equal(loaded(x), quantizer(x))
         assert loaded.sqnr == quantizer.sqnr is not None
 
-    @pytest.mark.parametrize('frozen', [False, True], ids=['calibrated', 'frozen'])
+    @pytest.mark.parametrize("frozen", [False, True], ids=["calibrated", "frozen"])
     def test_weight_round_trip_is_bit_identical(self, frozen: bool) -> None:
         weight = torch.randn(6, 30)
-        quantizer = calibrated_weight(weight, 4, 'mse')
-        loaded = WeightQuantizer(weight_spec(4, 'mse'))
+        quantizer = calibrated_weight(weight, 4, "mse")
+        loaded = WeightQuantizer(weight_spec(4, "mse"))
         loaded.load_state_dict(quantizer.state_dict())
         if frozen:
             loaded.freeze()
         assert torch.equal(loaded(weight), quantizer(weight))
 
-    @pytest.mark.parametrize('strict', [True, False], ids=['strict', 'lenient'])
+    @pytest.mark.parametrize("strict", [True, False], ids=["strict", "lenient"])
     def test_other_bits_are_refused(self, strict: bool) -> None:
-        state = {f'fc.{key}': value for key, value in calibrated_weight(torch.randn(2, 3), 4).state_dict().items()}
-        model = nn.ModuleDict({'fc': WeightQuantizer(weight_spec(8))})
+        state = {f"fc.{key}": value for key, value in calibrated_weight(torch.randn(2, 3), 4).state_dict().items()}
+        model = nn.ModuleDict({"fc": WeightQuantizer(weight_spec(8))})
         with pytest.raises(QuantizationError, match=r"'fc'.*4 bits \[-7, 7\], the model 8 bits \[-127, 127\]"):
             model.load_state_dict(state, strict=strict)
 
     def test_other_granularity_is_refused(self) -> None:
         state = calibrated(PER_CHANNEL, torch.randn(5, 3)).state_dict()
-        with pytest.raises(QuantizationError, match='per tensor, the checkpoint has 3 values'):
-            Quantizer(activation_spec(6), 'act').load_state_dict(state)
+        with pytest.raises(QuantizationError, match="per tensor, the checkpoint has 3 values"):
+            Quantizer(activation_spec(6), "act").load_state_dict(state)
 
     def test_a_checkpoint_that_cannot_be_checked_is_refused(self) -> None:
         state = calibrated(activation_spec(6), torch.randn(5)).state_dict()
-        del state['quant_min']
-        with pytest.raises(QuantizationError, match='no quant_min'):
-            Quantizer(activation_spec(6), 'act').load_state_dict(state)
+        del state["quant_min"]
+        with pytest.raises(QuantizationError, match="no quant_min"):
+            Quantizer(activation_spec(6), "act").load_state_dict(state)
 
     def test_float_checkpoint_leaves_it_uncalibrated(self) -> None:
         quantizer = Quantizer(activation_spec(8))
@@ -256,7 +256,7 @@ class TestCheckpoint:
 
 class TestCopies:
     @pytest.mark.parametrize(
-        'copier', [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=['deepcopy', 'pickle']
+        "copier", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
     )
     def test_are_independent_and_equal(self, copier) -> None:
         x = torch.randn(30)

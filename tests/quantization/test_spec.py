@@ -10,15 +10,15 @@ from psaq_mm.quantization import QuantizationError, QuantSpec, activation_spec, 
 
 
 @pytest.mark.parametrize(
-    ('spec', 'lowest', 'highest'),
+    ("spec", "lowest", "highest"),
     [
-        pytest.param(weight_spec(8), -127, 127, id='weight-8'),
-        pytest.param(weight_spec(4), -7, 7, id='weight-4'),
-        pytest.param(weight_spec(2), -1, 1, id='weight-2-is-ternary'),
-        pytest.param(QuantSpec(8, symmetric=True), -128, 127, id='symmetric-8'),
-        pytest.param(QuantSpec(2, symmetric=True), -2, 1, id='symmetric-2'),
-        pytest.param(activation_spec(8), 0, 255, id='activation-8'),
-        pytest.param(activation_spec(2), 0, 3, id='activation-2'),
+        pytest.param(weight_spec(8), -127, 127, id="weight-8"),
+        pytest.param(weight_spec(4), -7, 7, id="weight-4"),
+        pytest.param(weight_spec(2), -1, 1, id="weight-2-is-ternary"),
+        pytest.param(QuantSpec(8, symmetric=True), -128, 127, id="symmetric-8"),
+        pytest.param(QuantSpec(2, symmetric=True), -2, 1, id="symmetric-2"),
+        pytest.param(activation_spec(8), 0, 255, id="activation-8"),
+        pytest.param(activation_spec(2), 0, 3, id="activation-2"),
     ],
 )
 def test_grid(spec: QuantSpec, lowest: int, highest: int) -> None:
@@ -26,30 +26,30 @@ def test_grid(spec: QuantSpec, lowest: int, highest: int) -> None:
 
 
 def test_helpers() -> None:
-    weight, activation = weight_spec(4, 'mse', axis=1), activation_spec(6, 'percentile', percentile=1.0)
-    assert (weight.per_channel, weight.axis, weight.range, weight.narrow) == (True, 1, 'mse', True)
+    weight, activation = weight_spec(4, "mse", axis=1), activation_spec(6, "percentile", percentile=1.0)
+    assert (weight.per_channel, weight.axis, weight.range, weight.narrow) == (True, 1, "mse", True)
     assert (activation.per_channel, activation.symmetric, activation.percentile) == (False, False, 1.0)
 
 
 @pytest.mark.parametrize(
-    ('values', 'message'),
+    ("values", "message"),
     [
-        pytest.param({'bits': 1}, 'from 2 to 8', id='bits-low'),
-        pytest.param({'bits': 9}, 'from 2 to 8', id='bits-high'),
-        pytest.param({'bits': 4.0}, 'integer', id='bits-float'),
-        pytest.param({'bits': True}, 'integer', id='bits-bool'),
-        pytest.param({'granularity': 'per_row'}, 'per_channel', id='granularity'),
-        pytest.param({'range': 'max'}, 'minmax', id='range'),
-        pytest.param({'percentile': 51}, '0 to 50', id='percentile-high'),
-        pytest.param({'percentile': -0.1}, '0 to 50', id='percentile-low'),
-        pytest.param({'momentum': 1.0}, 'below 1', id='momentum'),
-        pytest.param({'narrow': True}, 'symmetric=True', id='narrow-asymmetric'),
+        pytest.param({"bits": 1}, "from 2 to 8", id="bits-low"),
+        pytest.param({"bits": 9}, "from 2 to 8", id="bits-high"),
+        pytest.param({"bits": 4.0}, "integer", id="bits-float"),
+        pytest.param({"bits": True}, "integer", id="bits-bool"),
+        pytest.param({"granularity": "per_row"}, "per_channel", id="granularity"),
+        pytest.param({"range": "max"}, "minmax", id="range"),
+        pytest.param({"percentile": 51}, "0 to 50", id="percentile-high"),
+        pytest.param({"percentile": -0.1}, "0 to 50", id="percentile-low"),
+        pytest.param({"momentum": 1.0}, "below 1", id="momentum"),
+        pytest.param({"narrow": True}, "symmetric=True", id="narrow-asymmetric"),
     ],
 )
 def test_invalid_values_are_refused(values: dict, message: str) -> None:
     with pytest.raises(QuantizationError, match=message) as error:
         QuantSpec(**values)
-    assert '\n' not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_is_immutable() -> None:

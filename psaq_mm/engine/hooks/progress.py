@@ -46,7 +46,13 @@ class ProgressHook(Hook):
             return
         if self.console.is_terminal:
             rate = TextColumn("{task.fields[rate]}")
-            columns = [TextColumn("{task.description:22}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn()]
+            columns = [
+                TextColumn("{task.description:22}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                rate,
+                TimeRemainingColumn(),
+            ]
             self._bar = Progress(*columns, console=self.console, transient=True)
             self._bar.add_task(TITLES.get(stage, stage), total=total, rate="")
             self._bar.start()
