@@ -32,9 +32,7 @@ def header_flags(arguments: list[str]) -> list[str]:
             skip = False
         elif argument in ("-o", "-MF", "-MT", "-MQ"):
             skip = True
-        elif argument in ("-c", "-MMD", "-MD"):
-            continue
-        elif argument.endswith((".cpp", ".cc", ".cxx", ".c")):
+        elif argument in ("-c", "-MMD", "-MD") or argument.endswith((".cpp", ".cc", ".cxx", ".c")):
             continue
         else:
             flags.append(argument)

@@ -69,7 +69,9 @@ class ImageGenerator:
         Args:
             images: ``(B, 3, H, W)`` to start from.
             steps: How many Adam steps.
-            competition: b, the weight of the discrepancy that the images seek out; 0 for none.
+            competition: How hard the images seek out the discrepancy D; 0 for none. Relative: b is set so that b D's
+                gradient has, on the images that the batch starts from, this share of L_PSE's. D itself is a hundred
+                times larger at 4 bits than at 8, so a constant b would be no competition here and chaos there.
             after_step: Called with the optimiser after each step.
             outputs: What teacher and student are compared on; needed where b is not 0.
             distance: D; needed where b is not 0.
@@ -100,18 +102,29 @@ class ImageGenerator:
             optimiser.load_state_dict(resume)
         with AttentionTaps(runner.teacher.backbone) as taps:
 
-            def loss(view: Tensor) -> dict[str, Tensor]:
-                compared = competition and outputs is not None
-                reference = outputs(runner.teacher, view) if compared else runner.teacher.backbone(view)
+            def loss(view: Tensor, b: float) -> dict[str, Tensor]:
+                if not b or outputs is None or distance is None:
+                    runner.teacher.backbone(view)
+                    return {"entropy": self.entropy_weight * self.entropy(taps.take()), "prior": self.prior(view)}
+                reference = outputs(runner.teacher, view)
                 terms = {"entropy": self.entropy_weight * self.entropy(taps.take()), "prior": self.prior(view)}
-                if compared:
-                    terms["competition"] = -competition * distance(reference, outputs(runner.student, view))
-                return terms
+                return terms | {"competition": -b * distance(reference, outputs(runner.student, view))}
 
+            weight = self.balanced(loss, optimiser.images, competition) if competition else 0.0
             while optimiser.step_count < steps:
-                self.last |= optimiser.step(loss)
+                self.last |= optimiser.step(lambda view: loss(view, weight))
                 after_step(optimiser)
         return optimiser.images.detach()
+
+    def balanced(self, loss: Callable[[Tensor, float], dict[str, Tensor]], images: Tensor, competition: float) -> float:
+        """b, such that b D's gradient on these images has the norm ``competition * |grad L_PSE|``."""
+        view = images[: self.micro_batch].detach().requires_grad_(True)
+        terms = loss(view, 1.0)
+        if "competition" not in terms:
+            return 0.0
+        of_entropy = torch.autograd.grad(terms["entropy"], view, retain_graph=True)[0].norm()
+        of_distance = torch.autograd.grad(terms["competition"], view)[0].norm()
+        return competition * float(of_entropy / of_distance.clamp(min=1e-12))
 
 
 def gradient_norm(parameters: list[torch.nn.Parameter]) -> float:

@@ -6,7 +6,7 @@ import math
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,8 @@ class Results:
 
 def reset_peak_memory() -> None:
     """Start a new measurement of the peak, where the system allows it (Linux; otherwise the process's own peak)."""
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def peak_memory_mib() -> int:

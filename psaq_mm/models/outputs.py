@@ -39,7 +39,7 @@ class DetectorLogits:
     def __init__(self, teacher: nn.Module, proposals: int = 64, masks: bool = False) -> None:
         if not (hasattr(teacher, "rpn_head") and hasattr(teacher, "roi_head")):
             raise UsageError(
-                f"{type(teacher).__name__} is no two-stage detector: compare on 'backbone' or 'neck' instead of 'logits'"
+                f"{type(teacher).__name__} is no two-stage detector: compare on 'backbone' or 'neck', not 'logits'"
             )
         self.teacher = teacher
         self.proposals, self.masks = proposals, masks

@@ -9,7 +9,7 @@ from mmdet.models.layers import PatchEmbed
 from torch import Tensor, nn
 
 from ..generation import AttentionTokens
-from ..quantization import QuantizedLayer, QuantMatMul, QuantPolicy, Quantizer, convert_child, register_quantized
+from ..quantization import QuantizedLayer, Quantizer, QuantMatMul, QuantPolicy, convert_child, register_quantized
 from .taps import Sink, head_mean, register_tap, window_regions
 
 

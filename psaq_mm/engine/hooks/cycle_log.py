@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @HOOKS.register_module()
 class CycleLogHook(Hook):
-    """Logs every loss term of a cycle and its gradient norm, and hands them to the visualiser (TensorBoard by config)."""
+    """Logs a cycle's loss terms and gradient norms, and hands them to the visualiser (TensorBoard by config)."""
 
     def after_cycle(self, runner: DFQRunner, cycle: int, cycles: int, terms: dict[str, float]) -> None:
         """Write the line and the scalars."""

@@ -31,7 +31,7 @@ class CycleLoop(StageLoop):
         generator_steps: Adam steps on the images in each cycle; 0 keeps the pool as it is.
         generator_images: How many images of the pool each cycle evolves; the results are added to the pool.
         generator: The keys of :class:`psaq_mm.engine.generator.ImageGenerator`.
-        competition: b, the weight of the discrepancy in the generator's loss.
+        competition: The share of b D's gradient in the generator's loss, relative to L_PSE's; 0 (b = 0) for none.
         student_steps: Adam steps on the student in each cycle.
         batch_size: Images of a student step.
         lr: Adam's rates of ``weight``, ``bias`` and ``scale``, the last relative to the scale's own size. They fall
@@ -96,7 +96,9 @@ class CycleLoop(StageLoop):
     def build_optimizer(self) -> torch.optim.Optimizer:
         """Adam over the student's trainable groups. A scale's rate is relative, so each has a group of its own."""
         groups = trainable_groups(self.runner.student)
-        scales = [{"params": [p], "lr": self.lr["scale"] * max(float(p.abs().mean()), 1e-8)} for p in groups["scale"]]
+        scales = [
+            {"params": [p], "lr": self.lr["scale"] * max(float(p.detach().abs().mean()), 1e-8)} for p in groups["scale"]
+        ]
         plain = [{"params": groups[kind], "lr": self.lr[kind]} for kind in ("weight", "bias") if groups[kind]]
         groups_with_lr = plain + scales
         return torch.optim.Adam([{**group, "base_lr": group["lr"]} for group in groups_with_lr])

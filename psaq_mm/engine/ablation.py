@@ -1,0 +1,167 @@
+"""Many arms, bit widths and seeds in one run, one row at a time."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterable
+from itertools import product
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from rich.console import Console
+
+from ..errors import PSAQError, UsageError
+from .arms import ARMS, configure, parse_bits
+from .files import save_with, writable_folder
+from .job import dataset_name, main_metrics
+from .results import SCHEMA, STAGES, Results, Row, peak_memory_mib, reset_peak_memory
+from .runner import DFQRunner
+
+Key = tuple[str, int, int, int]
+
+
+class Ablation:
+    """A table of rows, saved after each and resumed at the next missing one.
+
+    Args:
+        cfg: The recipe that all rows share.
+        bits: Bit widths such as ``w4a8``.
+        arms: Arms, ``fp32`` among them or not (its row is always made).
+        seeds: Seeds.
+        once: Arms that take the first seed only.
+        folder: Where ``ablation.json``, ``.csv``, ``.md`` and the shared samples go.
+        console: Where progress is told.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        bits: Iterable[str],
+        arms: Iterable[str],
+        seeds: Iterable[int],
+        once: Iterable[str],
+        folder: Path,
+        console: Console,
+    ) -> None:
+        self.cfg, self.folder, self.console = cfg, writable_folder(folder), console
+        widths, seeds = [parse_bits(text) for text in bits], list(seeds)
+        arms, once = [arm for arm in arms if arm != "fp32"], set(once)
+        unknown = [arm for arm in [*arms, *once] if arm not in ARMS]
+        if unknown or not seeds:
+            what = f"arm {unknown[0]!r} is unknown" if unknown else "no seed was given"
+            raise UsageError(f"{what}: choose from fp32, {', '.join(ARMS)}, with at least one seed")
+        # Seeds outermost, so that a table that was stopped early is whole for the seeds it has.
+        self.keys: list[Key] = [
+            (arm, w, a, seed)
+            for seed, (w, a), arm in product(seeds, widths, arms)
+            if seed == seeds[0] or arm not in once
+        ]
+        self.path = folder / "ablation.json"
+        self.results = Results(config=str(cfg.filename), dataset="", images=0)
+        if self.path.exists():
+            self.results = self._load()
+
+    def _load(self) -> Results:
+        try:
+            data = json.loads(self.path.read_text())
+            if data["schema"] != SCHEMA or data["config"] != self.results.config:
+                raise UsageError(f"{self.path} belongs to {data['config']}: choose another --work-dir")
+            return Results.from_dict(data)
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise PSAQError(f"{self.path} cannot be read: move it away to start anew") from None
+
+    def run(self) -> Results:
+        """Make the missing rows.
+
+        Returns:
+            All rows.
+        """
+        have = {self.key(row) for row in self.results.rows}
+        missing = [key for key in self.keys if key not in have]
+        if not any(row.arm == "fp32" for row in self.results.rows):
+            self.add(self.float_row())
+        for number, key in enumerate(missing, 1):
+            self.console.print(f"[bold]row {number}/{len(missing)}[/] {key[0]} W{key[1]}A{key[2]} seed {key[3]}")
+            self.add(self.row(*key))
+        return self.results
+
+    @staticmethod
+    def key(row: Row) -> Key:
+        """What makes a row unique."""
+        return row.arm, row.weight_bits, row.activation_bits, row.seed
+
+    def float_row(self) -> Row:
+        """The float model's figures."""
+        cfg = self.cfg.copy()
+        cfg.work_dir, cfg.experiment_name = str(self.folder / "rows" / "fp32"), "fp32"
+        reset_peak_memory()
+        runner = DFQRunner.from_cfg(cfg)
+        runner.load_or_resume()
+        return self.measured(Row("fp32", 32, 32, runner.seed or 0), runner)
+
+    def row(self, arm: str, weight_bits: int, activation_bits: int, seed: int) -> Row:
+        """One arm's figures."""
+        name = f"{arm}_w{weight_bits}a{activation_bits}_seed{seed}"
+        samples = self.folder / f"samples_seed{seed}.pth"
+        cfg = configure(self.cfg, arm, (weight_bits, activation_bits), seed, samples)
+        cfg.work_dir, cfg.experiment_name = str(self.folder / "rows" / name), name
+        reset_peak_memory()
+        runner = DFQRunner.from_cfg(cfg)
+        runner.train()
+        self.results.coverage = {"quantized": runner.coverage.quantized, "fp": runner.coverage.fp}
+        row = Row(arm, weight_bits, activation_bits, seed, samples_sha256=runner.pool.sha256())
+        row = self.measured(row, runner)
+        # A finished row is in the table; what a stopped one would need is not worth its space.
+        shutil.rmtree(cfg.work_dir, ignore_errors=True)
+        return row
+
+    def measured(self, row: Row, runner: DFQRunner) -> Row:
+        """Evaluate the runner's model into a row."""
+        metrics = runner.evaluate(runner.bare_model())
+        if metrics is None:
+            raise PSAQError(f"{runner.missing_data} is not there: an ablation needs the evaluation's data")
+        row.metrics = {key: float(value) for key, value in metrics.items()}
+        row.seconds |= runner.seconds
+        row.peak_memory_mib = peak_memory_mib()
+        self.results.dataset, self.results.images = dataset_name(runner)
+        self.console.print("  " + "  ".join(f"{key} {row.metrics[key]:.3f}" for key in main_metrics([row])))
+        for instance in (MMLogger,):
+            instance._instance_dict.clear()
+        return row
+
+    def add(self, row: Row) -> None:
+        """Add a row and write all files."""
+        self.results.rows.append(row)
+        self.results.save(self.path)
+        save_with(lambda path: write_csv(self.results, path), self.folder / "ablation.csv")
+        save_with(lambda path: path.write_text(markdown(self.results)), self.folder / "ablation.md")
+
+
+def write_csv(results: Results, path: Path) -> None:
+    """One line a row; metrics and seconds as columns."""
+    metrics = list(dict.fromkeys(key for row in results.rows for key in row.metrics))
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        seconds = [f"seconds_{stage}" for stage in STAGES]
+        writer.writerow(
+            ["arm", "weight_bits", "activation_bits", "seed", *metrics, *seconds, "peak_memory_mib", "samples_sha256"]
+        )
+        for row in results.rows:
+            figures = [row.metrics.get(key, "") for key in metrics]
+            took = [round(row.seconds.get(stage, 0.0), 2) for stage in STAGES]
+            head = [row.arm, row.weight_bits, row.activation_bits, row.seed]
+            writer.writerow([*head, *figures, *took, row.peak_memory_mib, row.samples_sha256])
+
+
+def markdown(results: Results) -> str:
+    """All rows with their headline figures, as a Markdown table."""
+    metrics = main_metrics(results.rows)
+    lines = [f"| arm | bits | seed | {' | '.join(metrics)} | seconds |", "|---" * (len(metrics) + 4) + "|"]
+    for row in results.rows:
+        bits = "FP32" if row.arm == "fp32" else f"W{row.weight_bits}A{row.activation_bits}"
+        figures = " | ".join(f"{row.metrics[key]:.4f}" if key in row.metrics else "" for key in metrics)
+        lines.append(f"| {row.arm} | {bits} | {row.seed} | {figures} | {sum(row.seconds.values()):.0f} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,96 @@
+"""The arms of the comparison: where the images come from, and what is done with them.
+
+All arms with student steps take the same number of them, in the same batches, at the same rates, from pools that end
+equally large. Real images are training images, never those of the evaluation.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..errors import UsageError
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to quantize.
+
+    Attributes:
+        images: ``'psaq'`` (generated), ``'noise'`` or ``'real'``.
+        student: Whether the student is trained after calibration.
+        generator: Whether images go on evolving in the cycle.
+        competes: Whether they seek out the student's errors.
+    """
+
+    images: str
+    student: bool
+    generator: bool = False
+    competes: bool = False
+
+
+ARMS = {
+    "noise-calib": Arm("noise", student=False),
+    "real-calib": Arm("real", student=False),
+    "psaq-calib": Arm("psaq", student=False),
+    "noise": Arm("noise", student=True),
+    "real": Arm("real", student=True),
+    "psaq-b0": Arm("psaq", student=True, generator=True),
+    "psaq": Arm("psaq", student=True, generator=True, competes=True),
+}
+
+
+def parse_bits(text: str) -> tuple[int, int]:
+    """Weight and activation bits of ``w4a8``.
+
+    Raises:
+        UsageError: It is written otherwise.
+    """
+    weight, _, activation = text.lower().removeprefix("w").partition("a")
+    if not (weight.isdigit() and activation.isdigit()):
+        raise UsageError(f"bits {text!r} cannot be read: write for example w8a8 or w4a8")
+    return int(weight), int(activation)
+
+
+def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: Path) -> Config:
+    """The recipe of one row.
+
+    Args:
+        cfg: The recipe that the rows share; ``real_images`` names the data set of the real arms.
+        arm: A key of :data:`ARMS`.
+        bits: Weight and activation bits.
+        seed: The row's seed.
+        samples: Where the seed's first generated images are shared between rows.
+
+    Raises:
+        UsageError: The arm is unknown, or needs real images that the recipe does not name.
+    """
+    if arm not in ARMS:
+        raise UsageError(f"arm {arm!r} is unknown: choose from fp32, {', '.join(ARMS)}")
+    chosen, cfg = ARMS[arm], copy.deepcopy(cfg)
+    cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
+    options = cfg.dfq
+    options.arm = arm
+    options.quantization = {**options.get("quantization", {}), "weight_bits": bits[0], "activation_bits": bits[1]}
+    first, cycle = options.images, options.cycle
+    total = first["images"] + (cycle["cycles"] * cycle["generator_images"] if chosen.student else 0)
+    size = first["image_size"]
+    if chosen.images == "psaq":
+        first.samples = str(samples)
+    elif chosen.images == "noise":
+        options.images = {"type": "psaq_mm.NoiseLoop", "images": total, "image_size": size}
+    else:
+        if cfg.get("real_images") is None:
+            raise UsageError(f"arm {arm} needs real images: set real_images in the config to a data set for training")
+        dataset = cfg.real_images.to_dict()
+        options.images = {"type": "psaq_mm.RealImagesLoop", "images": total, "image_size": size, "dataset": dataset}
+    if not chosen.student:
+        cycle.cycles = 0
+    if not chosen.generator:
+        cycle.generator_steps = 0
+    if not chosen.competes:
+        cycle.competition = 0.0
+    return cfg
