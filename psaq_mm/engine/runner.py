@@ -31,6 +31,7 @@ from ..quantization import (
     freeze,
     quantizers,
     recording_sqnr,
+    trainable_groups,
 )
 from ..registry import LOOPS, RUNNERS
 from .checkpoint import artifact_config, load_weights, read_checkpoint, save_artifact
@@ -210,8 +211,6 @@ class DFQRunner(Runner):
 
     def trained_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Weights and biases of quantized layers, and activation ranges."""
-        from ..quantization import trainable_groups
-
         return trainable_groups(self.student)
 
     def measure(self) -> None:

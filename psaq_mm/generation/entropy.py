@@ -75,7 +75,7 @@ class PatchSimilarityEntropy(nn.Module):
         self.bandwidth = bandwidth if bandwidth is not None else V1_BANDWIDTH if variant == "v1" else spacing
         if not self.bandwidth > 0:
             raise GenerationError(f"bandwidth {self.bandwidth} is not positive: give a width in units of similarity")
-        # A rounded-off spacing such as 0.03125 typed as 0.0312 is still refused: only float noise is let through.
+        # Only float noise is let through: 0.0312 for 1 / 32 is refused.
         if variant == "kde" and self.bandwidth < spacing * (1 - 1e-9):
             raise GenerationError(
                 f"bandwidth {self.bandwidth:g} is below the grid spacing {spacing:g}: widen it or give more points"

@@ -27,7 +27,8 @@ class ImagePrior(nn.Module):
 
     Args:
         target: Range of the target, in units of the normalised image; the middle holds until :meth:`draw`.
-        weight: Factor of the loss; V1's, beside an entropy summed over layers.
+        weight: Factor of the loss. V1's stands beside an entropy summed over L layers; beside a mean over layers the
+            same balance takes 439 / L.
 
     Raises:
         GenerationError: The range is empty or negative, or the weight is.

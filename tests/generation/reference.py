@@ -77,7 +77,7 @@ def layer_entropy(layer: AttentionTokens, variant: str, points: int = 65) -> Ten
         return torch.stack([gaussian_entropy(samples) for samples in images])
     if variant == "kde":
         return torch.stack([kde_entropy(samples, even(-1, 1, points), 2 / (points - 1)) for samples in images])
-    low, high = min(float(s.min()) for s in images), max(float(s.max()) for s in images)
+    low, high = min(s.min().item() for s in images), max(s.max().item() for s in images)
     return torch.stack([v1_entropy(samples, even(low, high, 10)) for samples in images])
 
 

@@ -103,8 +103,9 @@ def test_micro_batches_equal_the_whole_batch(micro_batch: int, log_gradients: bo
     whole, parts = make(log_gradients=log_gradients), make(log_gradients=log_gradients, micro_batch=micro_batch)
     record, other = whole.step(loss_fn), parts.step(loss_fn)
     assert record == pytest.approx(other, rel=1e-4, abs=1e-6)
-    # The first step of Adam is lr * sign(gradient) unless the gradient is within rounding of 0: count such pixels.
-    assert ((whole.images - parts.images).abs() > 1e-3).float().mean() < 0.005
+    # Adam's first step is lr * sign(gradient) whatever the gradient's size, so look at its moments, not at the pixels.
+    moments = [one.state_dict()["adam"]["state"][0]["exp_avg"] for one in (whole, parts)]
+    torch.testing.assert_close(*moments, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("micro_batch", [None, 4], ids=["whole", "micro-batches"])

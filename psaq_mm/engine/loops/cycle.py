@@ -12,7 +12,7 @@ from torch import nn
 from ...errors import UsageError
 from ...generation import FeatureDistance, NonFiniteLossError, RollFlip
 from ...models import output_function
-from ...quantization import freeze, trainable_groups, unfreeze
+from ...quantization import freeze, quantizers, trainable_groups, unfreeze
 from ...registry import LOOPS
 from ..generator import ImageGenerator, gradient_norm
 from .base import StageLoop
@@ -34,7 +34,7 @@ class CycleLoop(StageLoop):
         competition: The share of b D's gradient in the generator's loss, relative to L_PSE's; 0 (b = 0) for none.
         student_steps: Adam steps on the student in each cycle.
         batch_size: Images of a student step.
-        lr: Adam's rates of ``weight``, ``bias`` and ``scale``, the last relative to the scale's own size. They fall
+        lr: Adam's rates of ``weight``, ``bias`` and ``scale`` (activation ranges; relative to their size). They fall
             to 0 along a cosine over all cycles.
         augment: The keys of :class:`psaq_mm.generation.RollFlip` for the student's images.
         distance: The keys of :class:`psaq_mm.generation.FeatureDistance`.
@@ -94,14 +94,19 @@ class CycleLoop(StageLoop):
         return runner.student
 
     def build_optimizer(self) -> torch.optim.Optimizer:
-        """Adam over the student's trainable groups. A scale's rate is relative, so each has a group of its own."""
-        groups = trainable_groups(self.runner.student)
-        scales = [
-            {"params": [p], "lr": self.lr["scale"] * max(float(p.detach().abs().mean()), 1e-8)} for p in groups["scale"]
-        ]
-        plain = [{"params": groups[kind], "lr": self.lr[kind]} for kind in ("weight", "bias") if groups[kind]]
-        groups_with_lr = plain + scales
-        return torch.optim.Adam([{**group, "base_lr": group["lr"]} for group in groups_with_lr])
+        """Adam over the student's trainable groups.
+
+        Rates of ranges are relative, a scale's to its value and a zero point's to the grid, so each has its group.
+        """
+        trained = trainable_groups(self.runner.student)
+        groups = [{"params": trained[kind], "lr": self.lr[kind]} for kind in ("weight", "bias") if trained[kind]]
+        for _, quantizer in quantizers(self.runner.student):
+            levels = quantizer.spec.quant_max - quantizer.spec.quant_min
+            step = float(quantizer.scale.detach().mean())
+            for parameter, size in ((quantizer.scale, step), (quantizer.zero_point, levels)):
+                if parameter.requires_grad:
+                    groups.append({"params": [parameter], "lr": self.lr["scale"] * size})
+        return torch.optim.Adam([{**group, "base_lr": group["lr"]} for group in groups])
 
     def generate(self, generator: ImageGenerator, outputs, distance: FeatureDistance, cycle: int) -> dict[str, float]:
         """The generator's half of a cycle: evolve a part of the pool against the frozen student, and keep both."""
