@@ -1,0 +1,21 @@
+# Data-free quantization of a full-size detector on one GPU of 24 GB; more memory allows larger micro-batches.
+_base_ = './dfq.py'
+
+custom_imports = dict(imports=['psaq_mm'], allow_failed_imports=False)
+dfq = dict(
+    images=dict(
+        images=128,
+        image_size=(640, 640),
+        batch_size=32,
+        steps=300,
+        generator=dict(warmup=30, micro_batch=4)),
+    calibrate=dict(images=64, batch_size=4),
+    cycle=dict(
+        cycles=10,
+        generator_steps=30,
+        generator_images=16,
+        generator=dict(warmup=5, micro_batch=4),
+        student_steps=100,
+        batch_size=4,
+        # Trained for long on much data, these weights want smaller steps than the demo's.
+        lr=dict(weight=1e-5, bias=1e-5, scale=1e-3)))
