@@ -6,8 +6,11 @@ Two distributions carry the same import names: the maintained builds (``onedl-*`
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import io
+import warnings
 from importlib import metadata
 
 PACKAGES = ("torch", "numpy", "mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain", "timm")
@@ -18,7 +21,10 @@ DISTRIBUTIONS = {
     "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
     "mmpretrain": ("onedl-mmpretrain", "mmpretrain"),
 }
-FULL_INSTALL = 'pip install --no-build-isolation "psaq_mm[onedl]" (with torch 2.6 or newer), or "psaq_mm[openmmlab]" (with torch 2.1 to 2.5)'
+FULL_INSTALL = (
+    'pip install --no-build-isolation "psaq_mm[onedl]" (with torch 2.6 or newer), '
+    'or "psaq_mm[openmmlab]" (with torch 2.1 to 2.5)'
+)
 COMPILE_MMCV = "MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps onedl-mmcv"
 
 
@@ -64,3 +70,12 @@ def versions() -> dict[str, str]:
             except metadata.PackageNotFoundError:
                 continue
     return found
+
+
+def import_quietly(*modules: str) -> None:
+    """Import host packages without what they print on the way about optional parts that nobody asked for."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in modules:
+            if importlib.util.find_spec(name.partition(".")[0]) is not None:
+                importlib.import_module(name)

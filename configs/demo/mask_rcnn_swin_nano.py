@@ -5,8 +5,8 @@ _base_ = '../_base_/mask_rcnn_swin_nano.py'
 model = dict(
     backbone=dict(init_cfg=None),
     roi_head=dict(
-        bbox_head=dict(num_classes=8),
-        mask_head=dict(num_classes=8)),
+        bbox_head=dict(num_classes=5),
+        mask_head=dict(num_classes=5)),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=128)),
         rpn_proposal=dict(nms_pre=500, max_per_img=300),
@@ -24,7 +24,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(160, 160), keep_ratio=True),
+    dict(type='Resize', scale=(128, 128), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
 ]
@@ -33,7 +33,7 @@ train_dataloader = dict(
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=dict(type='psaq_mm.DemoScenes', data_root=data_root, split='train', images=5000, pipeline=train_pipeline))
+    dataset=dict(type='psaq_mm.DemoScenes', data_root=data_root, split='train', images=8000, pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=1,
     num_workers=0,
@@ -49,7 +49,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'val.json', metric=['bbox', 'segm'], format_only=False)
 test_evaluator = val_evaluator
 
-max_iters = 2600
+max_iters = 2400
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

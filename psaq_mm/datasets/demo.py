@@ -79,7 +79,7 @@ class DemoScenes(CocoDataset):
     METAINFO = {"classes": CLASSES, "palette": None}
 
     def __init__(
-        self, *, data_root: str, split: str = "val", images: int = 200, seed: int = 0, size: int = 160, **kwargs
+        self, *, data_root: str, split: str = "val", images: int = 200, seed: int = 0, size: int = 128, **kwargs
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"DemoScenes has the splits {', '.join(SPLITS)}, not {split!r}: set split to one of them.")

@@ -7,14 +7,16 @@ one integer seed.
 
 from __future__ import annotations
 
+import colorsys
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-CLASSES = ("disc", "ring", "square", "triangle", "pentagon", "star", "cross", "crescent")
+CLASSES = ("disc", "ring", "square", "triangle", "star")
+HUE_SPREAD = 0.07
 SUPERSAMPLE = 3
-MIN_RADIUS, MAX_RADIUS = 6.0, 44.0
+MIN_RADIUS, MAX_RADIUS = 5.0, 36.0
 MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE = 24, 0.3
 
 
@@ -44,7 +46,7 @@ def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray
     return np.asarray(coarse.resize((size, size), Image.BICUBIC))
 
 
-def _texture(rng: np.random.Generator, size: int, contrast: float) -> np.ndarray:
+def _texture(rng: np.random.Generator, size: int, contrast: float, hue: float | None = None) -> np.ndarray:
     """One colour under a pattern (stripes, checks, noise, gradient or none), ``(size, size, 3)`` in [0, 1]."""
     rows, columns = _grid(size)
     angle = rng.uniform(0, np.pi)
@@ -63,6 +65,8 @@ def _texture(rng: np.random.Generator, size: int, contrast: float) -> np.ndarray
     else:
         pattern = np.zeros((size, size), np.float32)
     base, other = rng.uniform(0.05, 0.95, 3), rng.uniform(-1, 1, 3)
+    if hue is not None:
+        base = np.array(colorsys.hsv_to_rgb(hue % 1.0, rng.uniform(0.45, 1.0), rng.uniform(0.5, 1.0)))
     picture = base + contrast * pattern[..., None] * other
     return np.clip(picture + rng.normal(0, 0.03, (size, size, 1)), 0, 1).astype(np.float32)
 
@@ -75,16 +79,10 @@ def _polygon(corners: int, inner: float = 1.0) -> np.ndarray:
     return np.stack([np.cos(angles) * radii, np.sin(angles) * radii], axis=1)
 
 
-_CROSS = np.array(
-    [(-1, -0.3), (-0.3, -0.3), (-0.3, -1), (0.3, -1), (0.3, -0.3), (1, -0.3)]
-    + [(1, 0.3), (0.3, 0.3), (0.3, 1), (-0.3, 1), (-0.3, 0.3), (-1, 0.3)]
-)
 _OUTLINES = {
     "square": _polygon(4),
     "triangle": _polygon(3),
-    "pentagon": _polygon(5),
     "star": _polygon(5, inner=0.45),
-    "cross": _CROSS,
 }
 
 
@@ -108,8 +106,6 @@ def _shape_mask(name: str, rng: np.random.Generator, size: int, centre: np.ndarr
         ellipse(centre, radius, 255)
         if name == "ring":
             ellipse(centre, radius * rng.uniform(0.45, 0.6), 0)
-        elif name == "crescent":
-            ellipse(centre + rotation @ np.array([0.55 * radius, 0.0]), radius * 0.8, 0)
     small = big.resize((size, size), Image.BOX)
     return np.asarray(small) > 127
 
@@ -130,7 +126,7 @@ def _clutter(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     return np.asarray(image).astype(np.float32) / 255
 
 
-def draw_scene(seed: int | tuple[int, ...], size: int = 160) -> Scene:
+def draw_scene(seed: int | tuple[int, ...], size: int = 128) -> Scene:
     """Draw one scene.
 
     Args:
@@ -142,19 +138,21 @@ def draw_scene(seed: int | tuple[int, ...], size: int = 160) -> Scene:
         ground truth, as an annotator would leave them out.
     """
     rng = np.random.default_rng(seed)
-    picture = _clutter(rng, _texture(rng, size, contrast=0.35))
+    picture = _clutter(rng, _texture(rng, size, contrast=0.3))
     masks: list[np.ndarray] = []
     areas: list[int] = []
     labels: list[int] = []
     for _ in range(int(rng.integers(3, 10))):
         label = int(rng.integers(len(CLASSES)))
         # log-uniform, so that small objects are as common as large ones
-        radius = float(np.exp(rng.uniform(np.log(MIN_RADIUS), np.log(MAX_RADIUS)))) * size / 160
+        radius = float(np.exp(rng.uniform(np.log(MIN_RADIUS), np.log(MAX_RADIUS)))) * size / 128
         centre = rng.uniform(0.4 * radius, size - 0.4 * radius, 2)
         mask = _shape_mask(CLASSES[label], rng, size, centre, radius)
         if mask.sum() < MIN_VISIBLE_PIXELS:
             continue
-        picture = np.where(mask[..., None], _texture(rng, size, contrast=0.3), picture)
+        # A class has a usual colour, which overlaps its neighbours': neither colour nor outline alone will do.
+        hue = label / len(CLASSES) + rng.normal(0, HUE_SPREAD)
+        picture = np.where(mask[..., None], _texture(rng, size, contrast=0.2, hue=hue), picture)
         masks = [other & ~mask for other in masks] + [mask]
         areas.append(int(mask.sum()))
         labels.append(label)

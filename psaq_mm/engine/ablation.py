@@ -10,7 +10,6 @@ from itertools import product
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from rich.console import Console
 
 from ..errors import PSAQError, UsageError
@@ -95,10 +94,7 @@ class Ablation:
 
     def float_row(self) -> Row:
         """The float model's figures."""
-        cfg = self.cfg.copy()
-        cfg.work_dir, cfg.experiment_name = str(self.folder / "rows" / "fp32"), "fp32"
-        reset_peak_memory()
-        runner = DFQRunner.from_cfg(cfg)
+        runner = self.runner(self.cfg.copy(), "fp32")
         runner.load_or_resume()
         return self.measured(Row("fp32", 32, 32, runner.seed or 0), runner)
 
@@ -107,16 +103,22 @@ class Ablation:
         name = f"{arm}_w{weight_bits}a{activation_bits}_seed{seed}"
         samples = self.folder / f"samples_seed{seed}.pth"
         cfg = configure(self.cfg, arm, (weight_bits, activation_bits), seed, samples)
-        cfg.work_dir, cfg.experiment_name = str(self.folder / "rows" / name), name
-        reset_peak_memory()
-        runner = DFQRunner.from_cfg(cfg)
+        runner = self.runner(cfg, name)
         runner.train()
         self.results.coverage = {"quantized": runner.coverage.quantized, "fp": runner.coverage.fp}
         row = Row(arm, weight_bits, activation_bits, seed, samples_sha256=runner.pool.sha256())
         row = self.measured(row, runner)
         # A finished row is in the table; what a stopped one would need is not worth its space.
-        shutil.rmtree(cfg.work_dir, ignore_errors=True)
+        shutil.rmtree(runner.work_dir, ignore_errors=True)
         return row
+
+    def runner(self, cfg: Config, name: str) -> DFQRunner:
+        """A runner of its own name, since mmengine keeps loggers and visualisers by name."""
+        cfg.work_dir, cfg.experiment_name = str(self.folder / "rows" / name), name
+        if "visualizer" in cfg:
+            cfg.visualizer = {**cfg.visualizer, "name": name}
+        reset_peak_memory()
+        return DFQRunner.from_cfg(cfg)
 
     def measured(self, row: Row, runner: DFQRunner) -> Row:
         """Evaluate the runner's model into a row."""
@@ -128,8 +130,6 @@ class Ablation:
         row.peak_memory_mib = peak_memory_mib()
         self.results.dataset, self.results.images = dataset_name(runner)
         self.console.print("  " + "  ".join(f"{key} {row.metrics[key]:.3f}" for key in main_metrics([row])))
-        for instance in (MMLogger,):
-            instance._instance_dict.clear()
         return row
 
     def add(self, row: Row) -> None:

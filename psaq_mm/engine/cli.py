@@ -11,11 +11,13 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from rich.console import Console
 
+from ..compat import import_quietly
 from ..errors import PSAQError, UsageError
 from ..generation import GenerationError
 from ..quantization import QuantizationError
 
 CONSOLE = Console()
+import_quietly("mmdet.datasets", "mmdet.evaluation", "mmdet.visualization")
 
 
 def common_arguments(parser: argparse.ArgumentParser) -> None:
