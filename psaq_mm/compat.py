@@ -11,7 +11,10 @@ import importlib
 import importlib.util
 import io
 import warnings
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from importlib import metadata
+from typing import Any
 
 PACKAGES = ("torch", "numpy", "mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain", "timm")
 DISTRIBUTIONS = {
@@ -79,3 +82,21 @@ def import_quietly(*modules: str) -> None:
         for name in modules:
             if importlib.util.find_spec(name.partition(".")[0]) is not None:
                 importlib.import_module(name)
+
+
+def safe_globals(allowed: Iterable[Any]) -> AbstractContextManager:
+    """A context in which ``torch.load(weights_only=True)`` may also rebuild some harmless objects.
+
+    torch has such a context since 2.5, and renamed objects in it since 2.6. Before 2.5 there is no list to add to: a
+    checkpoint of plain tensors and numbers loads, any other is refused as it would be without the context.
+
+    Args:
+        allowed: Classes and functions, or pairs of one and the name that the checkpoint knows it by.
+    """
+    import torch
+
+    context = getattr(torch.serialization, "safe_globals", None)
+    if context is None:
+        return contextlib.nullcontext()
+    renames = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6)
+    return context([one for one in allowed if renames or not isinstance(one, tuple)])

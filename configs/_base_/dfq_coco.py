@@ -2,6 +2,7 @@
 _base_ = './dfq.py'
 
 custom_imports = dict(imports=['psaq_mm'], allow_failed_imports=False)
+randomness = dict(seed=0)
 dfq = dict(
     images=dict(
         images=128,

@@ -15,6 +15,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from ..compat import safe_globals
 from ..errors import PSAQError, UsageError
 from ..quantization import QuantizationError
 from .files import save_tensors, save_with
@@ -68,7 +69,7 @@ def read_checkpoint(path: str | Path, url: str | None = None) -> dict[str, Any]:
         fetch = f"fetch it with: curl -L --create-dirs -o {path} {url}" if url else "give its path with --checkpoint"
         raise PSAQError(f"there is no checkpoint at {path}: {fetch}")
     try:
-        with torch.serialization.safe_globals(_known_globals()):
+        with safe_globals(_known_globals()):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = "Unsupported global: GLOBAL " in str(error)
