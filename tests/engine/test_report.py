@@ -1,0 +1,133 @@
+"""Known records give known Markdown, and the README shows what was measured."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+from psaq_mm.engine import report
+from psaq_mm.errors import PSAQError
+
+ROOT = Path(__file__).parents[2]
+
+
+def row(arm, weight_bits, activation_bits, seed, box, mask):
+    metrics = {"coco/bbox_mAP": box, "coco/bbox_mAP_50": 0.9, "coco/segm_mAP": mask}
+    return {
+        "arm": arm,
+        "weight_bits": weight_bits,
+        "activation_bits": activation_bits,
+        "seed": seed,
+        "metrics": metrics,
+        "samples_sha256": "",
+        "seconds": {},
+        "peak_memory_mib": 0,
+    }
+
+
+@pytest.fixture
+def results():
+    return {
+        "schema": 1,
+        "config": "configs/demo/x_w8a8.py",
+        "dataset": "DemoScenes",
+        "images": 200,
+        "versions": {"torch": "2.14.1", "numpy": "2.2.6", "mmdet": "3.5.1"},
+        "coverage": {"quantized": 152, "fp": 149},
+        "rows": [
+            row("fp32", 32, 32, 0, 0.75, 0.7),
+            row("psaq", 8, 8, 0, 0.74, 0.69),
+            row("psaq", 4, 8, 0, 0.70, 0.60),
+            row("noise", 8, 8, 0, 0.73, 0.68),
+            row("psaq", 4, 8, 1, 0.71, 0.62),
+            row("psaq", 4, 8, 2, 0.72, 0.64),
+        ],
+    }
+
+
+EXPECTED = """\
+| arm | seeds | W8A8 box AP | W8A8 mask AP | W4A8 box AP | W4A8 mask AP |
+| --- | ---: | ---: | ---: | ---: | ---: |
+| `fp32` | 1 | 0.750 | 0.700 | 0.750 | 0.700 |
+| `noise` | 1/0 | 0.730 | 0.680 | - | - |
+| `psaq` | 1/3 | 0.740 | 0.690 | 0.710 ± 0.006 | 0.620 ± 0.012 |
+
+| `psaq` minus | W8A8 box AP | W8A8 mask AP | W4A8 box AP | W4A8 mask AP |
+| --- | ---: | ---: | ---: | ---: |
+| `fp32` | -0.0100 | -0.0100 | -0.0400 | -0.0800 |
+| `noise` | +0.0100 | +0.0100 | - | - |
+
+`configs/demo/x_w8a8.py`, 200 evaluation images, 152 tensors quantized and 149 left FP; torch 2.14.1, mmdet 3.5.1."""
+
+
+def test_a_known_record_gives_known_markdown(results):
+    assert report.report(results) == EXPECTED
+
+
+def test_without_the_arm_there_are_no_differences(results):
+    results["rows"] = [one for one in results["rows"] if one["arm"] != "psaq"]
+    assert "minus" not in report.report(results)
+
+
+def test_a_skipped_evaluation_has_no_table(results):
+    for one in results["rows"]:
+        one["metrics"] = {}
+    with pytest.raises(PSAQError, match="no figures"):
+        report.report(results)
+
+
+def test_only_the_blocks_change(results, tmp_path):
+    (tmp_path / "demo_mask_rcnn.json").write_text(json.dumps(results))
+    text = "before\n<!-- table:demo -->\nold\n<!-- /table -->\nafter <!-- /table -->\n"
+    filled = report.fill(text, tmp_path)
+    assert filled == f"before\n<!-- table:demo -->\n\n{EXPECTED}\n\n<!-- /table -->\nafter <!-- /table -->\n"
+    assert report.fill(filled, tmp_path) == filled
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "there is no"), ("{", "no JSON"), ('{"schema": 2}', "schema 1"), ("[]", "schema 1")],
+    ids=["missing", "truncated", "other-schema", "no-record"],
+)
+def test_bad_records_are_named(content, said, tmp_path):
+    if content is not None:
+        (tmp_path / "demo_mask_rcnn.json").write_text(content)
+    with pytest.raises(PSAQError, match=said):
+        report.fill("<!-- table:demo -->\n<!-- /table -->", tmp_path)
+
+
+def test_a_readme_without_blocks_is_an_error(tmp_path):
+    with pytest.raises(PSAQError, match="no block"):
+        report.fill("text", tmp_path)
+
+
+def test_the_tool_checks_and_writes(results, tmp_path, monkeypatch, capsys):
+    (tmp_path / "demo_mask_rcnn.json").write_text(json.dumps(results))
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- table:demo -->\n<!-- /table -->\n")
+    main = runpy.run_path(str(ROOT / "tools" / "tables.py"))["main"]
+
+    def run(*options):
+        monkeypatch.setattr("sys.argv", ["tables.py", str(readme), "--results", str(tmp_path), *options])
+        return main()
+
+    assert run("--check") == 1
+    assert "differs" in capsys.readouterr().err and "psaq" not in readme.read_text()
+    assert run() == 0
+    assert EXPECTED in readme.read_text()
+    assert run("--check") == 0
+
+
+def test_the_readme_shows_the_committed_results():
+    text = (ROOT / "README.md").read_text()
+    missing = [
+        path.name
+        for match in report.BLOCK.finditer(text)
+        if not (path := ROOT / "results" / f"{match['name']}_mask_rcnn.json").is_file()
+    ]
+    if missing:
+        pytest.skip(f"results/{missing[0]} is not there yet: tools/ablate.py makes it")
+    assert report.fill(text, ROOT / "results") == text
