@@ -38,6 +38,21 @@ TRAINING_KEYS = (
 )
 
 
+def _history_method(owner: type, name: str) -> Any:
+    """``getattr`` as far as a checkpoint of mmengine's training needs it: the statistics of a ``HistoryBuffer``.
+
+    Such methods are only looked up here; torch refuses to call what is not in the list of known globals.
+
+    Raises:
+        pickle.UnpicklingError: Anything else is asked for.
+    """
+    from mmengine.logging import HistoryBuffer
+
+    if owner is not HistoryBuffer or name.startswith("_"):
+        raise pickle.UnpicklingError("Unsupported global: GLOBAL getattr")
+    return getattr(owner, name)
+
+
 def _known_globals() -> list[Any]:
     """What mmengine itself writes into a checkpoint's log and is harmless to rebuild."""
     import numpy as np
@@ -48,6 +63,7 @@ def _known_globals() -> list[Any]:
     reconstruct = multiarray._reconstruct
     # Checkpoints name the module as it was called in the numpy that wrote them.
     old = [(reconstruct, "numpy.core.multiarray._reconstruct"), (multiarray.scalar, "numpy.core.multiarray.scalar")]
+    old.append((_history_method, "builtins.getattr"))
     return [HistoryBuffer, np.ndarray, np.dtype, reconstruct, multiarray.scalar, *old, *kinds]
 
 
@@ -72,8 +88,10 @@ def read_checkpoint(path: str | Path, url: str | None = None) -> dict[str, Any]:
         with safe_globals(_known_globals()):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        refused = "Unsupported global: GLOBAL " in str(error)
-        if not refused and "Unsupported" not in str(error):
+        with open(path, "rb") as file:
+            head = file.read(2)
+        if head != b"PK" and head[:1] != pickle.PROTO:
+            # For example the web page that a failed download left: no reason to load it unsafely.
             raise PSAQError(f"the checkpoint {path} is truncated or no checkpoint at all: fetch it again") from None
         what = str(error).partition("GLOBAL ")[2].split(" ")[0] or "Python objects"
         raise PSAQError(

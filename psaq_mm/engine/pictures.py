@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +83,20 @@ def draw(image: np.ndarray, sample: DetDataSample, meta: dict, threshold: float)
     image, sample = enlarged(image, sample, max(1, round(SHORT_SIDE / min(image.shape[:2]))))
     visualizer = DetLocalVisualizer()
     visualizer.dataset_meta = meta
-    visualizer.add_datasample("picture", image, sample, draw_gt=False, pred_score_thr=threshold)
+    with _fixed_colours():
+        visualizer.add_datasample("picture", image, sample, draw_gt=False, pred_score_thr=threshold)
     return visualizer.get_image()
+
+
+@contextmanager
+def _fixed_colours() -> Iterator[None]:
+    """mmdet varies its colours by numpy's global generator: the same here for every picture."""
+    state = np.random.get_state()
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
 
 
 def side_by_side(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> Image.Image:
