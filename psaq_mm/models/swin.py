@@ -78,7 +78,10 @@ class QuantWindowMSA(nn.Module):
         setattr(self, key, Quantizer(table.activation, f"{name}.{key}") if table else None)
         self.fp_notes = {"softmax": "softmax arithmetic stays FP"}
         if psaq:
-            self.fp_notes["av.left"] = "scheme psaq keeps the softmax output FP"
+            self.av.fp_notes = {"left": "scheme psaq keeps the softmax output FP"}
+            if getattr(self.qkv, "output_quantizer", None) is not None:
+                self.qk.fp_notes = dict.fromkeys(("left", "right"), "quantized as qkv's output")
+                self.av.fp_notes["right"] = "quantized as qkv's output"
         else:
             self.fp_notes["relative_position_bias_table"] = "scheme deploy keeps bias tables FP"
         return self.train(module.training)
