@@ -1,0 +1,161 @@
+"""A recipe small enough for tests, a checkpoint of its model with random weights, and one whole run of it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import runpy
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from psaq_mm.engine import cli
+
+ROOT = Path(__file__).parents[1]
+SIZE = 64
+NUMBER = itertools.count()
+
+
+def tiny_options(data: Path) -> dict:
+    """What makes the demo's recipe take seconds: a third of its width, pictures of 64 pixels, a few steps."""
+    return {
+        "model.backbone.embed_dims": 16,
+        "model.neck.in_channels": [16, 32, 64, 128],
+        "model.neck.out_channels": 32,
+        "model.rpn_head.in_channels": 32,
+        "model.rpn_head.feat_channels": 32,
+        "model.roi_head.bbox_roi_extractor.out_channels": 32,
+        "model.roi_head.bbox_head.in_channels": 32,
+        "model.roi_head.bbox_head.fc_out_channels": 32,
+        "model.roi_head.mask_roi_extractor.out_channels": 32,
+        "model.roi_head.mask_head.in_channels": 32,
+        "model.roi_head.mask_head.conv_out_channels": 32,
+        "model.test_cfg.rpn.max_per_img": 40,
+        "model.test_cfg.rcnn.max_per_img": 10,
+        "test_dataloader.dataset.data_root": f"{data}/",
+        "test_dataloader.dataset.images": 6,
+        "test_dataloader.dataset.size": SIZE,
+        "test_dataloader.dataset.pipeline.1.scale": (SIZE, SIZE),
+        "test_evaluator.ann_file": f"{data}/val.json",
+        "val_dataloader": None,
+        "val_evaluator": None,
+        "val_cfg": None,
+        "dfq.images.images": 4,
+        "dfq.images.image_size": (SIZE, SIZE),
+        "dfq.images.batch_size": 2,
+        "dfq.images.steps": 3,
+        "dfq.images.generator.warmup": 1,
+        "dfq.calibrate.images": 4,
+        "dfq.calibrate.batch_size": 2,
+        "dfq.cycle.cycles": 1,
+        "dfq.cycle.generator_steps": 2,
+        "dfq.cycle.generator_images": 2,
+        "dfq.cycle.student_steps": 2,
+        "dfq.cycle.batch_size": 2,
+    }
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> Path:
+    """Where the shrunken recipe's pictures are drawn on first use."""
+    return tmp_path_factory.mktemp("scenes")
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(scenes, tmp_path_factory) -> Config:
+    """The demo's recipe, shrunk. To be copied, not changed: ``recipe`` does."""
+    cfg = Config.fromfile(ROOT / "configs" / "demo" / "mask_rcnn_swin_nano_w8a8.py")
+    cfg.merge_from_dict(tiny_options(scenes))
+    cfg.load_from = str(tmp_path_factory.mktemp("checkpoint") / "tiny.pth")
+    return cfg
+
+
+def random_weights(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Weights of a seed. All of them differ from 0 and norms from the identity, so that nothing hides behind them."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        fan = parameter[0].numel() if parameter.dim() > 1 and "bias_table" not in name else 400
+        drawn = torch.randn(parameter.shape, generator=generator) * fan**-0.5
+        parameter.data = drawn + 1 if "norm" in name and name.endswith("weight") else drawn
+    model.eval()  # not returned: mmdet's SwinTransformer.train() returns None
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_recipe) -> Path:
+    """A checkpoint of the shrunken model with random weights, as mmengine would have written it."""
+    init_default_scope("mmdet")
+    model = random_weights(MODELS.build(copy.deepcopy(tiny_recipe.model)))
+    meta = {"dataset_meta": {"classes": ("disc", "ring", "square", "triangle", "star")}}
+    torch.save({"meta": meta, "state_dict": model.state_dict()}, tiny_recipe.load_from)
+    return Path(tiny_recipe.load_from)
+
+
+@pytest.fixture
+def recipe(tiny_recipe, tiny_checkpoint, tmp_path):
+    """Makes copies of the shrunken recipe with a work dir of their own and some keys changed."""
+
+    def make(options: dict | None = None, work_dir: Path | None = None) -> Config:
+        cfg = copy.deepcopy(tiny_recipe)
+        cfg.merge_from_dict(options or {})
+        return named(cfg, work_dir or tmp_path / "work")
+
+    return make
+
+
+def named(cfg: Config, work_dir: Path) -> Config:
+    """mmengine keeps loggers and visualisers by name for as long as a process lives: give each run its own."""
+    name = f"test{os.getpid()}_{next(NUMBER)}"
+    cfg.work_dir, cfg.experiment_name, cfg.visualizer.name = str(work_dir), name, name
+    return cfg
+
+
+@dataclass
+class Outcome:
+    """What a tool left behind when it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_dfq(recipe, tmp_path, capsys, monkeypatch):
+    """Runs ``tools/dfq.py`` in this process, on the shrunken recipe with some keys changed."""
+
+    def run(options: dict | None = None, *arguments: str, config: Path | None = None) -> Outcome:
+        if config is None:
+            config = tmp_path / "recipe.py"
+            recipe(options).dump(config)
+        monkeypatch.setattr(sys, "argv", ["dfq.py", str(config), *arguments])
+        main = runpy.run_path(str(ROOT / "tools" / "dfq.py"))["main"]
+        capsys.readouterr()
+        code = cli.run_tool(main)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_recipe, tiny_checkpoint, tmp_path_factory):
+    """The work dir of one whole run of the shrunken recipe, and the job that made it."""
+    from rich.console import Console
+
+    from psaq_mm.engine.job import Job
+
+    folder = tmp_path_factory.mktemp("finished")
+    job = Job(named(copy.deepcopy(tiny_recipe), folder), Console(quiet=True))
+    job.run()
+    return job
