@@ -10,7 +10,7 @@ from mmdet.models.backbones.swin import WindowMSA
 from torch import nn
 
 from psaq_mm.models import QuantWindowMSA, quantize_in_place
-from psaq_mm.quantization import QuantPolicy, Quantizer, calibrating, coverage, quantizers, set_enabled
+from psaq_mm.quantization import Quantizer, QuantPolicy, calibrating, coverage, quantizers, set_enabled
 from tests.conftest import random_weights
 
 from .conftest import DEPTH

@@ -1,0 +1,190 @@
+"""What an artifact config names, built through mmdet's own registry."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from mmdet.models.detectors import MaskRCNN
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+
+from psaq_mm.errors import UsageError
+from psaq_mm.models import QuantSwinTransformer, artifact_model, calibration_function, policy_of
+from psaq_mm.quantization import (
+    QuantConv2d,
+    QuantizationError,
+    QuantLinear,
+    QuantPolicy,
+    calibrating,
+    coverage,
+    quantizers,
+)
+from tests.conftest import ROOT, random_weights
+
+from .conftest import SWIN
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    init_default_scope("mmdet")
+
+
+@pytest.fixture
+def detector(tiny_recipe) -> ConfigDict:
+    return copy.deepcopy(tiny_recipe.model)
+
+
+def build(model: ConfigDict, quantization: dict) -> torch.nn.Module:
+    return random_weights(MMDET_MODELS.build(artifact_model(model, quantization)))
+
+
+def samples(count: int, size: int = 64) -> list[DetDataSample]:
+    meta = {"img_shape": (size, size), "ori_shape": (size, size), "scale_factor": (1.0, 1.0), "batch_input_shape": 64}
+    return [DetDataSample(metainfo=meta) for _ in range(count)]
+
+
+def test_the_backbone_builds_by_mmdets_registry():
+    backbone = MMDET_MODELS.build({"type": "psaq_mm.QuantSwinTransformer", **SWIN, "quantization": {"weight_bits": 4}})
+    assert type(backbone) is QuantSwinTransformer
+    assert {q.spec.bits for name, q in quantizers(backbone) if "weight" in name} == {4}
+    assert {q.spec.bits for name, q in quantizers(backbone) if "weight" not in name} == {8}
+    with pytest.raises(QuantizationError, match="is uncalibrated: calibrate the model or load a calibrated checkpoint"):
+        backbone(torch.randn(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("scheme", ["deploy", "psaq"])
+def test_scope_model_is_the_hosts_class_and_predicts(detector, scheme):
+    model = build(detector, {"scope": "model", "scheme": scheme})
+    assert type(model) is MaskRCNN and hasattr(model, "backbone")
+    teacher = random_weights(MMDET_MODELS.build(detector))
+    names = [name for name, _ in quantizers(model)]
+    for part in ("backbone.", "neck.", "rpn_head.", "roi_head.bbox_head.", "roi_head.mask_head."):
+        assert any(name.startswith(part) for name in names), part
+    images = torch.randn(2, 3, 64, 64)
+    forward = calibration_function("model", teacher)
+    with torch.no_grad(), calibrating(model):
+        forward(model, images)
+    with torch.no_grad():
+        found = model.predict(images, samples(2))
+    assert len(found) == 2 and all(len(one.pred_instances) > 0 for one in found)
+    assert found[0].pred_instances.masks.shape[1:] == (64, 64)
+
+
+def test_scope_model_quantizes_every_conv_and_linear(detector):
+    model = build(detector, {"scope": "model"})
+    left = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)) and not isinstance(module, (QuantLinear, QuantConv2d))
+    ]
+    assert left == []
+    rows = coverage(model, policy_of({"scope": "model"})[0]).rows
+    assert {name for name, _ in model.named_parameters() if "quantizer" not in name} <= {row.name for row in rows}
+    # The mask head's deconvolution has no quantized sibling, and says so.
+    (upsample,) = (row for row in rows if row.name.endswith("upsample.weight"))
+    assert upsample.bits is None and "no quantized sibling" in upsample.reason
+
+
+@pytest.mark.parametrize("scope", ["backbone", "model"])
+def test_overrides_name_modules_of_the_whole_detector(detector, scope):
+    overrides = [
+        {"pattern": "backbone.patch_embed", "bits": 6},
+        {"pattern": "backbone.stages.*.attn.w_msa.av", "activation_bits": 7},
+        {"pattern": "backbone.stages.3", "keep_fp": True},
+    ]
+    model = build(detector, {"scope": scope, "overrides": overrides})
+    bits = {name: quantizer.spec.bits for name, quantizer in quantizers(model)}
+    assert {bits[name] for name in bits if name.startswith("backbone.patch_embed")} == {6}
+    assert {bits[name] for name in bits if ".w_msa.av." in name} == {7}
+    assert not any(name.startswith("backbone.stages.3") for name in bits)
+    others = [name for name in bits if "patch_embed" not in name and ".av." not in name]
+    assert others and {bits[name] for name in others} == {8}
+
+
+@pytest.mark.parametrize("scope", ["backbone", "model"])
+def test_a_pattern_that_matches_nothing_names_its_neighbours(detector, scope):
+    quantization = {"scope": scope, "overrides": [{"pattern": "backbone.stages.9.*", "bits": 4}]}
+    with pytest.raises(QuantizationError, match=r"'backbone.stages.9.\*' matches no module; near names: backbone"):
+        build(detector, quantization)
+
+
+def test_the_artifact_is_a_copy_without_download(detector):
+    detector.backbone.init_cfg = {"type": "Pretrained", "checkpoint": "https://example.org/swin.pth"}
+    before = copy.deepcopy(detector)
+    backbone = artifact_model(detector, {"weight_bits": 4})
+    assert backbone.type == "MaskRCNN" and backbone.backbone.type == "psaq_mm.QuantSwinTransformer"
+    whole = artifact_model(detector, {"scope": "model"})
+    assert (whole.type, whole.host) == ("psaq_mm.QuantizedModel", "MaskRCNN")
+    assert backbone.backbone.init_cfg is None and whole.backbone.init_cfg is None
+    assert detector == before
+    # The exact policy stands in it, defaults too: they may change in a later version.
+    assert QuantPolicy.from_config(backbone.backbone.quantization) == QuantPolicy(weight_bits=4)
+
+
+def test_a_scoped_type_is_understood(detector):
+    detector.backbone.type = "mmdet.SwinTransformer"
+    assert artifact_model(detector, {}).backbone.type == "psaq_mm.QuantSwinTransformer"
+
+
+def test_an_unsupported_backbone_is_named_with_the_supported(detector):
+    detector.backbone = ConfigDict(type="ResNet", depth=18)
+    with pytest.raises(UsageError, match="backbone ResNet cannot be quantized: supported are SwinTransformer"):
+        artifact_model(detector, {})
+
+
+@pytest.mark.parametrize(
+    ("quantization", "error", "said"),
+    [
+        ({"scope": "neck"}, UsageError, "'neck' is unknown: use one of backbone, model"),
+        ({"weight_bits": 1}, QuantizationError, "from 2 to 8"),
+        ({"activation_bits": 9}, QuantizationError, "from 2 to 8"),
+        ({"bits": 4}, QuantizationError, "unknown keys"),
+        ({"scheme": "fast"}, QuantizationError, "'fast' is unknown"),
+    ],
+    ids=["scope", "1-bit", "9-bits", "unknown-key", "scheme"],
+)
+def test_settings_that_cannot_be(quantization, error, said):
+    with pytest.raises(error, match=said):
+        policy_of(quantization)
+
+
+SWIN_S = ROOT / "configs" / "mask_rcnn_swin_s_w8a8.py"
+
+
+@pytest.mark.parametrize("scheme", ["deploy", "psaq"])
+def test_the_official_swin_s_is_quantized_and_counted(scheme):
+    cfg = Config.fromfile(SWIN_S)
+    cfg.model.backbone.init_cfg = None
+    model = MMDET_MODELS.build(artifact_model(cfg.model, {**cfg.dfq.quantization, "scheme": scheme}))
+    assert type(model) is MaskRCNN and type(model.backbone) is QuantSwinTransformer
+    blocks = sum(model.backbone.stages[i].blocks.__len__() for i in range(4))
+    assert blocks == 24
+    report = coverage(model.backbone, policy_of({"scheme": scheme})[0], prefix="backbone")
+    # In each block the weights and inputs of qkv, proj and two FFN layers; in deploy both operands of both products,
+    # in psaq the outputs of qkv, q k^T and proj, and the bias table.
+    of_block = 4 + 4 + 4
+    # The patch embedding's weight and input, in psaq its output too; weight and input of three patch mergings.
+    around = (2 if scheme == "deploy" else 3) + 3 * 2
+    assert report.quantized == 24 * of_block + around
+    # In each block four biases, two norms of two, the softmax and the residual sums; in deploy the bias table, in psaq
+    # the four operands of the products (attention FP, the others quantized as qkv's output).
+    of_block = 4 + 4 + 1 + 1 + (1 if scheme == "deploy" else 4)
+    # The patch embedding's bias; norms of two: behind it, in three mergings (which have no bias) and on four outputs.
+    around = 1 + 2 + 3 * 2 + 4 * 2
+    assert report.fp == 24 * of_block + around
+
+
+def test_the_official_swin_s_calibrates_and_runs():
+    cfg = Config.fromfile(SWIN_S)
+    cfg.model.backbone.init_cfg = None
+    model = build(cfg.model, cfg.dfq.quantization)
+    images = torch.randn(1, 3, 128, 160)
+    with torch.no_grad(), calibrating(model):
+        model.backbone(images)
+    with torch.no_grad():
+        maps = model.backbone(images)
+    assert [tuple(level.shape[1:]) for level in maps] == [(96, 32, 40), (192, 16, 20), (384, 8, 10), (768, 4, 5)]
