@@ -21,7 +21,6 @@ from ..quantization import QuantizationError
 from .files import save_tensors, save_with
 
 SHOWN_KEYS = 3
-QUANTIZER_KEYS = ("scale", "zero_point", "quant_min", "quant_max", "range_min", "range_max", "initialized", "sqnr_db")
 TRAINING_KEYS = (
     "train_dataloader",
     "train_cfg",
@@ -121,7 +120,7 @@ def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     own = model.state_dict()
-    is_quantizer = {key for key in {*own, *state} if key.rpartition(".")[2] in QUANTIZER_KEYS and "quantizer." in key}
+    is_quantizer = {key for key in {*own, *state} if key.rpartition(".")[0].endswith("quantizer")}
     shapes = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
         for key in own.keys() & state.keys() - is_quantizer
