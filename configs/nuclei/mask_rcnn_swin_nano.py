@@ -60,12 +60,11 @@ val_dataloader = dict(
         test_mode=True,
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
-# maxDets of COCO's own evaluation is 100: too few here.
+# COCO's AP counts the 100 best detections of an image, AP50 and AP75 up to 1000.
 val_evaluator = dict(
     type='CocoMetric',
     ann_file=data_root + 'val.json',
     metric=['bbox', 'segm'],
-    proposal_nums=(400, 400, 400),
     format_only=False)
 test_evaluator = val_evaluator
 

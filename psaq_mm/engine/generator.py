@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..generation import FeatureDistance, ImagePrior, PatchSimilarityEntropy, RollFlip, SampleOptimiser
+from ..generation import (
+    FeatureDistance,
+    ImagePrior,
+    PatchSimilarityEntropy,
+    RollFlip,
+    SampleOptimiser,
+    rms_differences,
+)
 from ..models import AttentionTaps, OutputFunction
 from .loops.base import pixel_bounds
 
@@ -26,6 +33,8 @@ class ImageGenerator:
         entropy: The keys of :class:`psaq_mm.generation.PatchSimilarityEntropy`.
         entropy_weight: The weight of L_PSE.
         prior: The keys of :class:`psaq_mm.generation.ImagePrior`.
+        keep_smoothness: Whether every image's target is the neighbour difference that it starts with, rather than
+            one drawn for all: flat images stay flat, busy ones busy.
         augment: The keys of :class:`psaq_mm.generation.RollFlip`.
         micro_batch: Images per forward pass; None takes the batch whole.
         gradient_every: How often each term's gradient norm is measured, in steps.
@@ -40,6 +49,7 @@ class ImageGenerator:
         entropy: dict[str, Any] | None = None,
         entropy_weight: float = 1.0,
         prior: dict[str, Any] | None = None,
+        keep_smoothness: bool = False,
         augment: dict[str, Any] | None = None,
         micro_batch: int | None = None,
         gradient_every: int = 10,
@@ -49,10 +59,13 @@ class ImageGenerator:
         self.lr, self.warmup, self.entropy_weight = lr, warmup, entropy_weight
         self.entropy = PatchSimilarityEntropy(**(entropy or {}))
         self.prior = ImagePrior(**(prior or {}))
-        self.prior.draw(runner.generator)
+        # From the seed alone, so that a resumed run draws the same target.
+        self.prior.draw(torch.Generator().manual_seed(runner.seed or 0))
+        self.keep_smoothness = keep_smoothness
         self.augment = RollFlip(**(augment or {}))
         self.micro_batch, self.gradient_every, self.save_interval = micro_batch, gradient_every, save_interval
         self.last: dict[str, float] = {}
+        self.goals: Tensor | None = None
 
     def optimise(
         self,
@@ -75,7 +88,7 @@ class ImageGenerator:
             after_step: Called with the optimiser after each step.
             outputs: What teacher and student are compared on; needed where b is not 0.
             distance: D; needed where b is not 0.
-            resume: An optimiser's state dict to go on from.
+            resume: ``{"optimiser": state dict, "goals": self.goals}`` to go on from.
 
         Returns:
             The optimised images, detached. ``self.last`` holds the last step's terms and gradient norms.
@@ -98,27 +111,31 @@ class ImageGenerator:
             log_gradients=True,
             gradient_every=self.gradient_every,
         )
+        self.goals = rms_differences(optimiser.images).mean(1) if self.keep_smoothness else None
         if resume is not None:
-            optimiser.load_state_dict(resume)
+            optimiser.load_state_dict(resume["optimiser"])
+            self.goals = resume["goals"]
         with AttentionTaps(runner.teacher.backbone) as taps:
 
             def loss(view: Tensor, b: float) -> dict[str, Tensor]:
-                if not b or outputs is None or distance is None:
-                    runner.teacher.backbone(view)
-                    return {"entropy": self.entropy_weight * self.entropy(taps.take()), "prior": self.prior(view)}
-                reference = outputs(runner.teacher, view)
-                terms = {"entropy": self.entropy_weight * self.entropy(taps.take()), "prior": self.prior(view)}
-                return terms | {"competition": -b * distance(reference, outputs(runner.student, view))}
+                compared = bool(b) and outputs is not None and distance is not None
+                reference = outputs(runner.teacher, view) if compared else runner.teacher.backbone(view)
+                goal = None if self.goals is None else self.goals[optimiser.part]
+                terms = {"entropy": self.entropy_weight * self.entropy(taps.take()), "prior": self.prior(view, goal)}
+                if compared:
+                    terms["competition"] = -b * distance(reference, outputs(runner.student, view))
+                return terms
 
-            weight = self.balanced(loss, optimiser.images, competition) if competition else 0.0
+            weight = self.balanced(loss, optimiser, competition) if competition else 0.0
             while optimiser.step_count < steps:
                 self.last |= optimiser.step(lambda view: loss(view, weight))
                 after_step(optimiser)
         return optimiser.images.detach()
 
-    def balanced(self, loss: Callable[[Tensor, float], dict[str, Tensor]], images: Tensor, competition: float) -> float:
-        """b, such that b D's gradient on these images has the norm ``competition * |grad L_PSE|``."""
-        view = images[: self.micro_batch].detach().requires_grad_(True)
+    def balanced(self, loss: Callable[..., dict[str, Tensor]], optimiser: SampleOptimiser, competition: float) -> float:
+        """b, such that b D's gradient on the first chunk of images has the norm ``competition * |grad L_PSE|``."""
+        optimiser.part = slice(self.micro_batch)
+        view = optimiser.images[optimiser.part].detach().requires_grad_(True)
         terms = loss(view, 1.0)
         if "competition" not in terms:
             return 0.0

@@ -9,7 +9,8 @@ from .augment import RollFlip, View
 from .competition import FeatureDistance
 from .entropy import PatchSimilarityEntropy, similarity_entropy
 from .errors import GenerationError, NonFiniteLossError
-from .optimiser import SampleOptimiser, initial_images
+from .initial import fractal_noise, initial_images, white_noise
+from .optimiser import SampleOptimiser
 from .pool import SamplePool
 from .prior import ImagePrior, rms_differences, v1_tv
 from .schedule import cosine_with_warmup
@@ -27,8 +28,10 @@ __all__ = [
     "SamplePool",
     "View",
     "cosine_with_warmup",
+    "fractal_noise",
     "initial_images",
     "rms_differences",
     "similarity_entropy",
     "v1_tv",
+    "white_noise",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,33 +11,10 @@ from torch import Tensor
 
 from .augment import RollFlip, View
 from .errors import GenerationError, NonFiniteLossError
+from .initial import Bounds, channel_bounds
 from .schedule import SCHEDULES
 
 LossFunction = Callable[[Tensor], dict[str, Tensor]]
-Bounds = Tensor | Sequence[float]
-
-
-def initial_images(
-    count: int, size: tuple[int, int], lower: Bounds, upper: Bounds, generator: torch.Generator
-) -> Tensor:
-    """Gaussian noise, where generation starts.
-
-    Args:
-        count: Number of images.
-        size: Height and width.
-        lower: Smallest valid value per channel, in normalised units: ``(0 - mean) / std``.
-        upper: Largest: ``(255 - mean) / std`` for 8-bit statistics.
-        generator: Source of randomness; the images lie on its device.
-
-    Returns:
-        ``N(0, 1)`` clamped to the bounds, shape ``(count, channels, H, W)``, float32.
-
-    Raises:
-        GenerationError: The bounds are no bounds.
-    """
-    low, high = _bounds(lower, upper, generator.device)
-    noise = torch.randn((count, len(low), *size), generator=generator, device=generator.device)
-    return noise.clamp_(low, high)
 
 
 class SampleOptimiser:
@@ -65,6 +42,10 @@ class SampleOptimiser:
         micro_batch: Images per chunk, ``None`` for all at once.
         log_gradients: Report the norm of every term's gradient on the images.
         gradient_every: ... at step 0 and every so many steps, for it takes one backward pass a term.
+
+    Attributes:
+        images: The images as they stand.
+        part: Which of them ``loss_fn`` is being asked about, for terms that know single images.
 
     Raises:
         GenerationError: A value lies outside its range.
@@ -98,7 +79,7 @@ class SampleOptimiser:
             raise GenerationError(f"learning rate {lr} must be positive")
         if (micro_batch is not None and micro_batch < 1) or gradient_every < 1:
             raise GenerationError("micro_batch and gradient_every must be at least 1")
-        self._lower, self._upper = _bounds(lower, upper, images.device)
+        self._lower, self._upper = channel_bounds(lower, upper, images.device)
         if len(self._lower) != images.shape[1]:
             raise GenerationError(f"{len(self._lower)} bounds for {images.shape[1]} channels: give one pair a channel")
         self.images = images.detach().float().clamp(self._lower, self._upper)
@@ -106,6 +87,7 @@ class SampleOptimiser:
         self.generator = generator if generator is not None else torch.Generator().manual_seed(0)
         self.augment, self.micro_batch = augment, micro_batch
         self.log_gradients, self.gradient_every = log_gradients, gradient_every
+        self.part = slice(None)
         self._scale = SCHEDULES[schedule]
         self._adam = torch.optim.Adam([self.images], lr=lr, betas=betas)
 
@@ -139,6 +121,7 @@ class SampleOptimiser:
         size = self.micro_batch or len(self.images)
         for start in range(0, len(self.images), size):
             part = slice(start, start + size)
+            self.part = part
             terms, gradients = self._differentiate(self.images[part], view, loss_fn, by_term)
             share = len(self.images[part]) / len(self.images)
             for name, value in terms.items():
@@ -214,11 +197,3 @@ class SampleOptimiser:
         self.images.grad = None
         self.images.clamp_(self._lower, self._upper)
         self.step_count += 1
-
-
-def _bounds(lower: Bounds, upper: Bounds, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Both bounds as float32 ``(channels, 1, 1)``."""
-    low, high = (torch.as_tensor(bound, dtype=torch.float32, device=device) for bound in (lower, upper))
-    if low.dim() != 1 or low.shape != high.shape or not bool((low < high).all()):
-        raise GenerationError("lower and upper must be one value a channel each, lower below upper")
-    return low.view(-1, 1, 1), high.view(-1, 1, 1)

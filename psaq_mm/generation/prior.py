@@ -54,9 +54,15 @@ class ImagePrior(nn.Module):
         self.target.fill_(low + (high - low) * share)
         return float(self.target)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The loss of images of shape ``(batch, channels, H, W)``, a scalar."""
-        return self.weight * (rms_differences(x).mean(dim=1) - self.target).abs().mean()
+    def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            x: Images ``(batch, channels, H, W)``.
+            target: A target of its own for every image, shape ``(batch,)``; None for the one drawn for all.
+        """
+        goal = self.target if target is None else target
+        return self.weight * (rms_differences(x).mean(dim=1) - goal).abs().mean()
 
     def extra_repr(self) -> str:
         """The settings, for ``print``."""

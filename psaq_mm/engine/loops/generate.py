@@ -29,6 +29,7 @@ class GenerateLoop(FillLoop):
         batch_size: How many are optimised together.
         steps: Adam steps of a batch.
         generator: The keys of :class:`psaq_mm.engine.generator.ImageGenerator`.
+        start: What the images start from: ``'white'`` (V1) or ``'fractal'`` noise.
         samples: A file to share the images through: read where it exists, otherwise written.
     """
 
@@ -40,12 +41,13 @@ class GenerateLoop(FillLoop):
         batch_size: int = 16,
         steps: int = 100,
         generator: dict[str, Any] | None = None,
+        start: str = "fractal",
         samples: str | None = None,
     ) -> None:
         super().__init__(runner, images, image_size)
         if min(images, batch_size, steps) < 1:
             raise UsageError("images, batch_size and steps of GenerateLoop must be at least 1")
-        self.batch_size, self.steps = batch_size, steps
+        self.batch_size, self.steps, self.start = batch_size, steps, start
         self.generator = dict(generator or {})
         self.samples = Path(samples) if samples else None
 
@@ -60,7 +62,7 @@ class GenerateLoop(FillLoop):
         generator = ImageGenerator(self.runner, **self.generator)
         partial = self.runner.state.get("generation", {"done": [], "batch": None})
         for index in range(len(partial["done"]), len(sizes)):
-            start = initial_images(sizes[index], self.image_size, lower, upper, self.runner.generator)
+            start = initial_images(sizes[index], self.image_size, lower, upper, self.runner.generator, self.start)
             partial["done"].append(self._batch(generator, start, index, partial))
             partial["batch"] = None
         images = self.runner.gather(partial["done"])
@@ -74,7 +76,8 @@ class GenerateLoop(FillLoop):
             step = optimiser.step_count
             self.advance("generate", index * self.steps + step)
             if step % generator.save_interval == 0:
-                self.runner.state["generation"] = {**partial, "batch": optimiser.state_dict()}
+                state = {"optimiser": optimiser.state_dict(), "goals": generator.goals}
+                self.runner.state["generation"] = {**partial, "batch": state}
                 self.runner.save_state()
 
         return generator.optimise(start, self.steps, competition=0.0, after_step=after, resume=partial["batch"])
