@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ..compat import import_quietly
 from ..errors import PSAQError, UsageError
-from ..generation import GenerationError
+from ..generation import GenerationError, NonFiniteLossError
 from ..quantization import QuantizationError
 
 CONSOLE = Console()
@@ -42,7 +42,7 @@ def read_config(args: argparse.Namespace) -> Config:
     try:
         cfg = Config.fromfile(args.config)
         cfg.merge_from_dict(args.cfg_options)
-    except (SyntaxError, KeyError, TypeError, AttributeError, FileNotFoundError, ImportError) as error:
+    except Exception as error:  # a config is a program: anything can be wrong in it
         raise UsageError(f"the config {args.config} cannot be read ({error}): mend it") from None
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
     if args.checkpoint:
@@ -68,7 +68,9 @@ def run_tool(main: Callable[[], int], traceback: bool | None = None) -> int:
         if shown:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code if isinstance(error, PSAQError) else 1
+        if isinstance(error, GenerationError):  # but for what numbers did, it speaks of settings
+            return 1 if isinstance(error, NonFiniteLossError) else 2
+        return getattr(error, "exit_code", 1)
     except KeyboardInterrupt:
         print("interrupted: go on with --resume", file=sys.stderr)
         return 130
