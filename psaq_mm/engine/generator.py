@@ -64,6 +64,7 @@ class ImageGenerator:
         self.keep_smoothness = keep_smoothness
         self.augment = RollFlip(**(augment or {}))
         self.micro_batch, self.gradient_every, self.save_interval = micro_batch, gradient_every, save_interval
+        self.taps = AttentionTaps(runner.teacher.backbone)
         self.last: dict[str, float] = {}
         self.goals: Tensor | None = None
 
@@ -115,7 +116,7 @@ class ImageGenerator:
         if resume is not None:
             optimiser.load_state_dict(resume["optimiser"])
             self.goals = resume["goals"]
-        with AttentionTaps(runner.teacher.backbone) as taps:
+        with self.taps as taps:
 
             def loss(view: Tensor, b: float) -> dict[str, Tensor]:
                 compared = bool(b) and outputs is not None and distance is not None

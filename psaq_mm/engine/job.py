@@ -52,7 +52,7 @@ class Job:
         """
         reset_peak_memory()
         runner = self.runner
-        runner.load_or_resume()
+        runner.prepare()
         self.say(f"evaluating the float model ({runner.model_name}, {runner.cfg.load_from})")
         fp = Row("fp32", 32, 32, runner.seed or 0)
         self.record(fp, runner.evaluate(runner.bare_model()))

@@ -16,11 +16,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import all_gather, barrier, get_rank, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS as HOST_MODELS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
 
 from ..errors import PSAQError, UsageError
-from ..generation import SamplePool
+from ..generation import GenerationError, SamplePool
 from ..models import artifact_model, calibration_function, policy_of
 from ..quantization import (
     CoverageReport,
@@ -40,6 +40,7 @@ from .results import timed
 
 HOOKS = ("ProgressHook", "StateHook", "SamplesHook", "CycleLogHook")
 KEYS = ("quantization", "images", "calibrate", "cycle", "arm", "quiet", "pool_capacity", "traceback")
+STAGES = {"images": "GenerateLoop", "calibrate": "CalibrateLoop", "cycle": "CycleLoop"}
 TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr")
 
 
@@ -105,6 +106,7 @@ class DFQRunner(Runner):
         self.generator = torch.Generator().manual_seed((self.seed or 0) * 1000 + get_rank())
         self.pool = SamplePool(self.options.get("pool_capacity", 1024), seed=self.seed or 0)
         self.state: dict[str, Any] = {}
+        self.stages: dict[str, BaseLoop] = {}
         self.seconds: dict[str, float] = {}
         self.checkpoint_meta: dict[str, Any] = {}
         self.shows_progress = bool(self.options.get("quiet", False))
@@ -150,6 +152,18 @@ class DFQRunner(Runner):
         self._has_loaded = True
         self.logger.info(f"loaded {self._load_from}")
 
+    def prepare(self) -> None:
+        """Load the checkpoint and build the student and all stages, once.
+
+        What cannot be is said here, before a long evaluation or generation.
+        """
+        if self.stages:
+            return
+        self.load_or_resume()
+        self.teacher.eval().requires_grad_(False)
+        self.student = self.build_student()
+        self.stages = {key: self.build_stage(key, default) for key, default in STAGES.items()}
+
     def train(self) -> nn.Module:
         """Quantize: generate, calibrate, let teacher and student evolve, freeze, save.
 
@@ -160,21 +174,19 @@ class DFQRunner(Runner):
             PSAQError: Something the user can mend; the message says what.
         """
         self.call_hook("before_run")
-        self.load_or_resume()
-        self.teacher.eval().requires_grad_(False)
-        self.student = self.build_student()
+        self.prepare()
         if self._resume:
             self.restore_state()
         with timed(self.seconds, "generate"):
             if not self.stage_done("generate"):
-                self.build_stage("images", "GenerateLoop").run()
+                self.stages["images"].run()
         with timed(self.seconds, "calibrate"):
             if not self.stage_done("calibrate"):
-                self.build_stage("calibrate", "CalibrateLoop").run()
+                self.stages["calibrate"].run()
         self.freeze_untrained()
         with timed(self.seconds, "distil"):
             if not self.stage_done("distil"):
-                self.build_stage("cycle", "CycleLoop").run()
+                self.stages["cycle"].run()
         self.measure()
         freeze(self.student)
         self.save()
@@ -182,13 +194,13 @@ class DFQRunner(Runner):
         self.call_hook("after_run")
         return self.student
 
-    def build_stage(self, key: str, default: str):
+    def build_stage(self, key: str, default: str) -> BaseLoop:
         """Build a stage's loop from the config."""
         with usage_errors():
             try:
                 options = {"type": f"psaq_mm.{default}", **self.options.get(key, {})}
                 return LOOPS.build(options, default_args={"runner": self})
-            except TypeError as error:
+            except (TypeError, KeyError) as error:
                 raise UsageError(f"dfq.{key} is not valid: {error}") from None
 
     def build_student(self) -> nn.Module:
@@ -337,8 +349,8 @@ class DFQRunner(Runner):
 
 @contextlib.contextmanager
 def usage_errors():
-    """Turn what the quantization package says of a wrong setting into a usage error."""
+    """Turn what quantization and generation say of a wrong setting into a usage error."""
     try:
         yield
-    except QuantizationError as error:
+    except (QuantizationError, GenerationError) as error:
         raise UsageError(str(error)) from None

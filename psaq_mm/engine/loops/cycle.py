@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ..runner import DFQRunner
 
 
+RATES = {"weight": 1e-4, "bias": 1e-4, "scale": 1e-3}
+
+
 @LOOPS.register_module()
 class CycleLoop(StageLoop):
     """``cycles`` times: generator steps on a batch of images, then student steps on the pool.
@@ -62,36 +65,46 @@ class CycleLoop(StageLoop):
         self.cycles, self.student_steps, self.batch_size = cycles, student_steps, batch_size
         self.generator_steps, self.generator_images = generator_steps, generator_images
         self.competition = competition
-        self.lr = {"weight": 1e-4, "bias": 1e-4, "scale": 1e-3, **(lr or {})}
-        self.generator = dict(generator or {})
+        unknown = sorted(set(lr or {}) - set(RATES))
+        if unknown:
+            raise UsageError(f"lr has unknown keys {', '.join(unknown)}: known are {', '.join(RATES)}")
+        self.lr = {**RATES, **(lr or {})}
+        self.generator = ImageGenerator(runner, **(generator or {})) if generator_steps else None
         self.augment = RollFlip(**(augment or {}))
-        self.distance_options = dict(distance or {})
-        self.place = place
+        self.distance = FeatureDistance(**(distance or {})).to(runner.device)
+        self.outputs = output_function(place, runner.teacher)
 
     def run(self) -> nn.Module:
         """Run what is left of the cycles; the state is saved after each."""
         runner = self.runner
-        outputs = output_function(self.place, runner.teacher)
         if self.cycles == 0:
             return runner.student
-        distance = FeatureDistance(**self.distance_options).to(runner.device)
-        first = runner.pool.images[: self.batch_size].to(runner.device)
-        with torch.no_grad():
-            distance.fit(outputs(runner.teacher, first))
+        self.fit_distance()
         done = runner.state.get("cycle", 0)
         optimizer = self.build_optimizer()
         if "optimizer" in runner.state:
             optimizer.load_state_dict(runner.state["optimizer"])
-        generator = ImageGenerator(runner, **self.generator)
         self.announce("distil", self.cycles * (self.generator_steps + self.student_steps))
         for cycle in range(done + 1, self.cycles + 1):
-            terms = self.generate(generator, outputs, distance, cycle)
-            terms |= self.distil(optimizer, outputs, distance, cycle)
+            terms = self.generate(cycle)
+            terms |= self.distil(optimizer, cycle)
             runner.state.update(cycle=cycle, optimizer=optimizer.state_dict())
             runner.call_hook("after_cycle", cycle=cycle, cycles=self.cycles, terms=terms)
-        runner.state.pop("optimizer", None)
+        for key in ("optimizer", "distance"):
+            runner.state.pop(key, None)
         self.finish("distil")
         return runner.student
+
+    def fit_distance(self) -> None:
+        """Measure the distance's constants on the first samples; a resumed run goes on with those it had."""
+        state = self.runner.state
+        if "distance" in state:
+            self.distance.load_state_dict(state["distance"])
+            return
+        first = self.runner.pool.images[: self.batch_size].to(self.runner.device)
+        with torch.no_grad():
+            self.distance.fit(self.outputs(self.runner.teacher, first))
+        state["distance"] = self.distance.state_dict()
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """Adam over the student's trainable groups.
@@ -108,34 +121,35 @@ class CycleLoop(StageLoop):
                     groups.append({"params": [parameter], "lr": self.lr["scale"] * size})
         return torch.optim.Adam([{**group, "base_lr": group["lr"]} for group in groups])
 
-    def generate(self, generator: ImageGenerator, outputs, distance: FeatureDistance, cycle: int) -> dict[str, float]:
+    def generate(self, cycle: int) -> dict[str, float]:
         """The generator's half of a cycle: evolve a part of the pool against the frozen student, and keep both."""
-        if self.generator_steps == 0:
+        if self.generator is None:
             return {}
         runner = self.runner
         offset = (cycle - 1) * (self.generator_steps + self.student_steps)
         start = runner.pool.sample(self.generator_images, runner.generator, newest=0.0)
         freeze(runner.student)
         runner.student.requires_grad_(False)
-        images = generator.optimise(
+        images = self.generator.optimise(
             start,
             self.generator_steps,
             self.competition,
             after_step=lambda optimiser: self.advance("distil", offset + optimiser.step_count),
-            outputs=outputs,
-            distance=distance,
+            outputs=self.outputs,
+            distance=self.distance,
         )
         runner.student.requires_grad_(True)
         unfreeze(runner.student)
         runner.freeze_untrained()
         runner.pool.add(runner.gather([images]), tag=f"cycle {cycle}")
-        return {f"generator/{name}": value for name, value in generator.last.items()}
+        return {f"generator/{name}": value for name, value in self.generator.last.items()}
 
-    def distil(self, optimizer, outputs, distance: FeatureDistance, cycle: int) -> dict[str, float]:
+    def distil(self, optimizer: torch.optim.Optimizer, cycle: int) -> dict[str, float]:
         """The student's half of a cycle.
 
         Raises:
-            NonFiniteLossError: The distance is not finite; the student keeps the weights of the step before.
+            NonFiniteLossError: The distance or its gradient is not finite; the student keeps the weights of the step
+                before.
         """
         runner = self.runner
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -148,14 +162,16 @@ class CycleLoop(StageLoop):
             images = runner.pool.sample(self.batch_size, runner.generator).to(runner.device)
             images = self.augment(images, runner.generator)
             with torch.no_grad():
-                reference = outputs(runner.teacher, images)
-            loss = distance(reference, outputs(runner.student, images))
+                reference = self.outputs(runner.teacher, images)
+            loss = self.distance(reference, self.outputs(runner.student, images))
             if not torch.isfinite(loss):
                 raise NonFiniteLossError("student distance", (cycle - 1) * self.student_steps + step)
             optimizer.zero_grad()
             loss.backward()
             all_reduce_params([p.grad for p in parameters if p.grad is not None], op="mean")
             norm = gradient_norm(parameters)
+            if not math.isfinite(norm):
+                raise NonFiniteLossError("gradient of the student distance", (cycle - 1) * self.student_steps + step)
             optimizer.step()
             losses.append(float(loss.detach()))
             self.advance("distil", offset + step)

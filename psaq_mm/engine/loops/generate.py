@@ -47,23 +47,22 @@ class GenerateLoop(FillLoop):
         super().__init__(runner, images, image_size)
         if min(images, batch_size, steps) < 1:
             raise UsageError("images, batch_size and steps of GenerateLoop must be at least 1")
+        check_image_size(runner.teacher.backbone, self.image_size)
         self.batch_size, self.steps, self.start = batch_size, steps, start
-        self.generator = dict(generator or {})
+        self.generator = ImageGenerator(runner, **(generator or {}))
         self.samples = Path(samples) if samples else None
 
     def run(self) -> SamplePool:
         """Fill the pool, from the shared file where there is one."""
-        check_image_size(self.runner.teacher.backbone, self.image_size)
         if self.samples is not None and self.samples.exists():
             return self.fill(read_checkpoint(self.samples)["state_dict"]["images"])
         sizes = [min(self.batch_size, self.images - start) for start in range(0, self.images, self.batch_size)]
         self.announce("generate", len(sizes) * self.steps)
         lower, upper = pixel_bounds(self.runner.teacher)
-        generator = ImageGenerator(self.runner, **self.generator)
         partial = self.runner.state.get("generation", {"done": [], "batch": None})
         for index in range(len(partial["done"]), len(sizes)):
             start = initial_images(sizes[index], self.image_size, lower, upper, self.runner.generator, self.start)
-            partial["done"].append(self._batch(generator, start, index, partial))
+            partial["done"].append(self._batch(start, index, partial))
             partial["batch"] = None
         images = self.runner.gather(partial["done"])
         self.runner.state.pop("generation", None)
@@ -71,16 +70,16 @@ class GenerateLoop(FillLoop):
             save_tensors({"state_dict": {"images": images}}, self.samples)
         return self.fill(images)
 
-    def _batch(self, generator: ImageGenerator, start, index: int, partial: dict[str, Any]):
+    def _batch(self, start, index: int, partial: dict[str, Any]):
         def after(optimiser: SampleOptimiser) -> None:
             step = optimiser.step_count
             self.advance("generate", index * self.steps + step)
-            if step % generator.save_interval == 0:
-                state = {"optimiser": optimiser.state_dict(), "goals": generator.goals}
+            if step % self.generator.save_interval == 0:
+                state = {"optimiser": optimiser.state_dict(), "goals": self.generator.goals}
                 self.runner.state["generation"] = {**partial, "batch": state}
                 self.runner.save_state()
 
-        return generator.optimise(start, self.steps, competition=0.0, after_step=after, resume=partial["batch"])
+        return self.generator.optimise(start, self.steps, competition=0.0, after_step=after, resume=partial["batch"])
 
 
 @LOOPS.register_module()
