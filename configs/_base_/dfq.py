@@ -3,29 +3,34 @@ runner_type = 'psaq_mm.DFQRunner'
 dfq = dict(
     arm='psaq',
     quiet=True,
-    quantization=dict(weight_bits=8, activation_bits=8, scheme='deploy', scope='backbone'),
+    quantization=dict(weight_bits=8, activation_bits=8, scheme='deploy', scope='backbone', weight_range='mse'),
     images=dict(
         type='psaq_mm.GenerateLoop',
         images=32,
         image_size=(128, 128),
         batch_size=16,
-        steps=50,
+        steps=30,
+        start='fractal',
         generator=dict(
-            lr=0.2,
-            warmup=5,
+            lr=0.02,
+            warmup=3,
             entropy=dict(variant='gaussian'),
             # V1's weight of 439 stands beside a sum over layers; this entropy is their mean.
-            prior=dict(weight=50.0))),
+            prior=dict(weight=50.0),
+            keep_smoothness=True)),
     calibrate=dict(type='psaq_mm.CalibrateLoop', images=32, batch_size=8),
     cycle=dict(
         type='psaq_mm.CycleLoop',
         cycles=6,
-        generator_steps=8,
-        generator_images=16,
-        generator=dict(lr=0.1, warmup=2, entropy=dict(variant='gaussian'), prior=dict(weight=50.0)),
+        generator_steps=6,
+        generator_images=8,
+        generator=dict(
+            lr=0.02, warmup=1, entropy=dict(variant='gaussian'), prior=dict(weight=50.0), keep_smoothness=True),
         competition=1.0,
         student_steps=15,
         batch_size=8,
-        lr=dict(weight=1e-4, bias=1e-4, scale=1e-3),
+        lr=dict(weight=1e-4, bias=1e-4, scale=1e-2),
         distance=dict(form='mae'),
         place='backbone'))
+# What tools/ablate.py changes at a bit width: below 8 bits, outliers are worth less than the steps they cost.
+quantization_by_bits = dict(w6a6=dict(activation_range='percentile'))

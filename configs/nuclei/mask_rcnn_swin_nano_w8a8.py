@@ -2,7 +2,6 @@
 _base_ = ['./mask_rcnn_swin_nano.py', '../_base_/dfq.py']
 
 load_from = 'configs/nuclei/mask_rcnn_swin_nano.pth'
-dfq = dict(images=dict(image_size=(192, 192)))
 # For the arms that compare with real images: training images, never those of the evaluation.
 real_images = dict(
     type='CocoDataset',

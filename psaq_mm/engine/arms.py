@@ -59,7 +59,8 @@ def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: 
     """The recipe of one row.
 
     Args:
-        cfg: The recipe that the rows share; ``real_images`` names the data set of the real arms.
+        cfg: The recipe that the rows share; ``real_images`` names the data set of the real arms, and
+            ``quantization_by_bits`` (``{'w6a6': {…}}``) what a bit width changes for every arm.
         arm: A key of :data:`ARMS`.
         bits: Weight and activation bits.
         seed: The row's seed.
@@ -74,7 +75,9 @@ def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: 
     cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
     options = cfg.dfq
     options.arm = arm
-    options.quantization = {**options.get("quantization", {}), "weight_bits": bits[0], "activation_bits": bits[1]}
+    widths = {"weight_bits": bits[0], "activation_bits": bits[1]}
+    special = (cfg.get("quantization_by_bits") or {}).get(f"w{bits[0]}a{bits[1]}", {})
+    options.quantization = {**options.get("quantization", {}), **widths, **special}
     first, cycle = options.images, options.cycle
     total = first["images"] + (cycle["cycles"] * cycle["generator_images"] if chosen.student else 0)
     size = first["image_size"]

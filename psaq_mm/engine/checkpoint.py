@@ -34,6 +34,8 @@ TRAINING_KEYS = (
     "resume",
     "randomness",
     "checkpoint_url",
+    "real_images",
+    "quantization_by_bits",
 )
 
 

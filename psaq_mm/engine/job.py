@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.runner import BaseLoop
 from rich.console import Console
 from rich.table import Table
 
@@ -14,14 +15,13 @@ from .runner import DFQRunner
 
 
 def dataset_name(runner: DFQRunner) -> tuple[str, int]:
-    """What is evaluated on: the annotation file (or class) and the number of images; 0 where it isn't there."""
+    """What is evaluated on: the data set's class and folder, and the number of images; 0 where it isn't there."""
     described = (runner.cfg.get("test_dataloader") or {}).get("dataset", {})
-    name = described.get("type", "none")
-    root = Path(str(described.get("data_root", "") or "")).name
-    try:
-        return f"{name} {root}".strip(), len(runner.test_dataloader.dataset)
-    except Exception:  # the loop is still a config where building it failed
-        return f"{name} {root}".strip(), 0
+    folder = Path(str(described.get("data_root") or "")).name
+    # The loop is still a config where building it failed.
+    loop = runner._test_loop
+    images = len(loop.dataloader.dataset) if isinstance(loop, BaseLoop) else 0
+    return f"{described.get('type', 'none')} {folder}".strip(), images
 
 
 class Job:

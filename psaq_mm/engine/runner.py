@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import logging
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,9 @@ class DFQRunner(Runner):
             policy_of(options.get("quantization", {}))
         for key in TRAINING:
             cfg[key] = None
+        # Without a seed of its own a run could not be resumed, nor its record be made again.
+        randomness = dict(cfg.get("randomness") or {})
+        cfg.randomness = {**randomness, "seed": randomness.get("seed") or 0}
         if "backbone" in cfg.model:
             # The zoo's configs would fetch ImageNet weights that the checkpoint replaces at once.
             cfg.model.backbone.init_cfg = None
@@ -327,7 +331,10 @@ class DFQRunner(Runner):
         if not self.state_path.exists():
             self.logger.info("nothing to resume: starting anew")
             return
-        state = torch.load(self.state_path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(self.state_path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
+            raise PSAQError(f"{self.state_path} cannot be read: delete it and start anew") from None
         if state.pop("recipe") != self.recipe_hash():
             raise UsageError(
                 f"{self.state_path} belongs to another recipe: leave out --resume or choose another --work-dir"
