@@ -88,3 +88,12 @@ def test_settings_that_do_not_work_are_refused(arguments: dict) -> None:
 def test_images_without_neighbours_are_refused() -> None:
     with pytest.raises(GenerationError, match="2 x 2"):
         rms_differences(torch.zeros(1, 3, 1, 8))
+
+
+def test_every_image_may_have_its_own_target():
+    images = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    prior = ImagePrior(weight=2.0)
+    own = rms_differences(images).mean(1)
+    assert float(prior(images, own)) == 0.0
+    # Each off by 0.1, times the weight of 2; float32 leaves six digits.
+    assert float(prior(images, own + 0.1)) == pytest.approx(0.2, rel=1e-5)

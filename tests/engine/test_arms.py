@@ -1,0 +1,71 @@
+"""The arms: equal conditions, and nothing else changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from psaq_mm.engine.arms import ARMS, configure, parse_bits
+from psaq_mm.errors import UsageError
+
+SAMPLES = Path("samples.pth")
+
+
+@pytest.mark.parametrize(("text", "bits"), [("w8a8", (8, 8)), ("W4A8", (4, 8)), ("w6a6", (6, 6))])
+def test_bits_are_read(text, bits):
+    assert parse_bits(text) == bits
+
+
+@pytest.mark.parametrize("text", ["", "8", "w8", "a8", "w8a", "wxay"])
+def test_other_bits_are_a_usage_error(text):
+    with pytest.raises(UsageError, match="cannot be read"):
+        parse_bits(text)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_arms_with_student_steps_end_with_equal_pools_and_equal_steps(recipe, arm):
+    cfg = configure(recipe(), arm, (4, 8), 1, SAMPLES)
+    first, cycle, plain = cfg.dfq.images, cfg.dfq.cycle, recipe().dfq
+    grown = cycle.cycles * cycle.generator_images if cycle.generator_steps else 0
+    trained = plain.images.images + plain.cycle.cycles * plain.cycle.generator_images
+    assert first.images + grown == (trained if ARMS[arm].student else plain.images.images)
+    assert cycle.cycles == (plain.cycle.cycles if ARMS[arm].student else 0)
+    for key in ("student_steps", "batch_size", "lr", "distance", "place"):
+        assert cycle[key] == plain.cycle[key]
+
+
+def test_the_arms_differ_as_their_names_say(recipe):
+    chosen = {arm: configure(recipe(), arm, (4, 8), 0, SAMPLES).dfq for arm in ARMS}
+    assert chosen["noise"].images.type == "psaq_mm.NoiseLoop"
+    assert chosen["real"].images.type == "psaq_mm.RealImagesLoop"
+    assert chosen["psaq"].images.samples == chosen["psaq-calib"].images.samples == str(SAMPLES)
+    assert chosen["psaq"].cycle.competition > 0 == chosen["psaq-b0"].cycle.competition
+    assert chosen["psaq-b0"].cycle.generator_steps == chosen["psaq"].cycle.generator_steps
+    assert chosen["real"].cycle.generator_steps == 0
+
+
+def test_bits_seed_and_what_a_width_changes_are_set(recipe):
+    cfg = recipe()
+    cfg.quantization_by_bits = {"w6a6": {"activation_range": "percentile"}}
+    six, four = (configure(cfg, "noise", bits, 3, SAMPLES) for bits in ((6, 6), (4, 8)))
+    assert six.randomness.seed == 3
+    assert (six.dfq.quantization.weight_bits, six.dfq.quantization.activation_bits) == (6, 6)
+    assert six.dfq.quantization.activation_range == "percentile"
+    assert "activation_range" not in four.dfq.quantization
+
+
+def test_the_recipe_itself_stays(recipe):
+    cfg = recipe()
+    before = cfg.pretty_text
+    configure(cfg, "real", (6, 6), 5, SAMPLES)
+    assert cfg.pretty_text == before
+
+
+def test_unknown_arms_and_missing_real_images_are_usage_errors(recipe):
+    with pytest.raises(UsageError, match="'nois' is unknown"):
+        configure(recipe(), "nois", (8, 8), 0, SAMPLES)
+    cfg = recipe()
+    cfg.real_images = None
+    with pytest.raises(UsageError, match="real_images"):
+        configure(cfg, "real", (8, 8), 0, SAMPLES)
