@@ -256,17 +256,34 @@ class DFQRunner(Runner):
         """The quantization that was made, in plain values."""
         return {**self.policy.to_config(), "scope": self.scope, "samples_sha256": self.pool.sha256()}
 
+    def val(self) -> dict:
+        """mmengine's validation; a quantized model must be calibrated.
+
+        Raises:
+            PSAQError: It is not.
+        """
+        self.check_calibrated()
+        return super().val()
+
     def test(self) -> dict:
         """mmengine's test; a quantized model must be calibrated.
 
         Raises:
             PSAQError: It is not.
         """
+        self.check_calibrated()
+        return super().test()
+
+    def check_calibrated(self) -> None:
+        """Make sure that the model can infer.
+
+        Raises:
+            PSAQError: It is quantized, but not calibrated.
+        """
         try:
             check_calibrated(self.bare_model())
         except QuantizationError as error:
             raise PSAQError(str(error)) from None
-        return super().test()
 
     def evaluate(self, model: nn.Module) -> dict[str, float] | None:
         """The test evaluator's figures for a model, or None where the data set is not there.
