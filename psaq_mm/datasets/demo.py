@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from mmdet.datasets import CocoDataset
+from mmengine.dist import barrier, is_main_process
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ..errors import UsageError
 from ..registry import DATASETS
 from .scenes import CLASSES, draw_scene
 
@@ -74,6 +76,7 @@ class DemoScenes(CocoDataset):
 
     Raises:
         ValueError: If ``split`` is neither of the two.
+        UsageError: If another data set lies there.
     """
 
     METAINFO = {"classes": CLASSES, "palette": None}
@@ -84,13 +87,22 @@ class DemoScenes(CocoDataset):
         if split not in SPLITS:
             raise ValueError(f"DemoScenes has the splits {', '.join(SPLITS)}, not {split!r}: set split to one of them.")
         folder = Path(data_root)
-        if not self._made(folder / f"{split}.json", images, seed, size):
+        if is_main_process() and not self._made(folder / f"{split}.json", images, seed, size):
             write_scenes(folder, split, images, seed, size)
+        barrier()
         super().__init__(data_root=data_root, ann_file=f"{split}.json", data_prefix={"img": f"{split}/"}, **kwargs)
 
     @staticmethod
     def _made(annotations: Path, images: int, seed: int, size: int) -> bool:
         if not annotations.exists():
             return False
-        records = json.loads(annotations.read_text())
-        return records["info"] == {"seed": seed, "size": size} and len(records["images"]) == images
+        try:
+            records = json.loads(annotations.read_text())
+            info, count = records["info"], len(records["images"])
+            ours = set(info) == {"seed", "size"}
+        except (ValueError, KeyError, TypeError):
+            ours = False
+        if not ours:
+            raise UsageError(f"{annotations} was not made by DemoScenes: choose another data_root for the demo")
+        pictures = annotations.with_suffix("").is_dir()
+        return pictures and info == {"seed": seed, "size": size} and count == images
