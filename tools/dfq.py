@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 
+from mmengine.dist import is_main_process
+
 from psaq_mm.engine.cli import CONSOLE, common_arguments, read_config, run_tool
 from psaq_mm.engine.job import Job
 
@@ -23,7 +25,8 @@ def main() -> int:
     cfg.launcher, cfg.resume = args.launcher, args.resume is not None
     job = Job(cfg, CONSOLE)
     job.run()
-    CONSOLE.print(job.closing_table())
+    if is_main_process():
+        CONSOLE.print(job.closing_table())
     config, checkpoint = job.runner.artifact_paths
     job.say(f"quantized model: {config} {checkpoint}")
     job.say(f"samples: {job.runner.folder / 'samples.png'}; figures: {job.path}")

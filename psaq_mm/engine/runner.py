@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import all_gather, barrier, get_rank, is_main_process
+from mmengine.device import get_device
+from mmengine.dist import all_gather, barrier, get_rank, is_distributed, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS as HOST_MODELS
 from mmengine.runner import BaseLoop, Runner
@@ -115,6 +116,16 @@ class DFQRunner(Runner):
         self.checkpoint_meta: dict[str, Any] = {}
         self.shows_progress = bool(self.options.get("quiet", False))
         self.coverage: CoverageReport | None = None
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        """mmengine's, and for processes without a GPU gloo: mmengine would ask CUDA for a device."""
+        if self._launcher == "pytorch" and not torch.cuda.is_available() and not is_distributed():
+            torch.distributed.init_process_group("gloo")
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        """The model on its device, never wrapped: the teacher is not trained, and the cycle averages gradients."""
+        return model.to(get_device())
 
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
         """mmengine's logger; where the config says ``quiet``, only warnings reach the terminal."""
@@ -240,6 +251,7 @@ class DFQRunner(Runner):
 
     def save(self) -> None:
         """Write ``quantized.py``, ``quantized.pth`` and ``coverage.json``."""
+        self.artifact_paths = self.folder / "quantized.py", self.folder / "quantized.pth"
         if not is_main_process():
             return
         meta = {"psaq_mm": self.quantization_record()}
@@ -248,7 +260,7 @@ class DFQRunner(Runner):
         elif "CLASSES" in self.checkpoint_meta:
             meta["CLASSES"] = self.checkpoint_meta["CLASSES"]
         config = artifact_config(self.cfg, self.artifact.to_dict())
-        self.artifact_paths = save_artifact(self.folder, config, self.student, meta)
+        save_artifact(self.folder, config, self.student, meta)
         if self.coverage is not None:
             save_json(json.loads(self.coverage.to_json()), self.folder / "coverage.json")
 
