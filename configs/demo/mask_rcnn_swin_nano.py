@@ -13,7 +13,8 @@ model = dict(
         rcnn=dict(sampler=dict(num=64))),
     test_cfg=dict(
         rpn=dict(nms_pre=300, max_per_img=150),
-        rcnn=dict(max_per_img=30)))
+        # Scenes overlap: soft-NMS keeps what lies behind.
+        rcnn=dict(nms=dict(type='soft_nms', iou_threshold=0.5), max_per_img=30)))
 
 data_root = 'data/psaq_demo/'
 train_pipeline = [

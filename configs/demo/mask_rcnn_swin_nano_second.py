@@ -1,5 +1,8 @@
-# The built-in detector's second cosine, from the first one's end (box AP 0.559):
-# python tools/train.py configs/demo/mask_rcnn_swin_nano_second.py
+# The built-in detector's further training: another cosine from where the one before ended.
+#   python tools/train.py configs/demo/mask_rcnn_swin_nano.py
+#   python tools/train.py configs/demo/mask_rcnn_swin_nano_second.py
+#   python tools/train.py configs/demo/mask_rcnn_swin_nano_third.py
+# The last figures of each log are in training.json.
 _base_ = './mask_rcnn_swin_nano.py'
 
 load_from = 'work_dirs/mask_rcnn_swin_nano/iter_2400.pth'

@@ -1,0 +1,12 @@
+# The built-in detector's last cosine: see mask_rcnn_swin_nano_second.py.
+_base_ = './mask_rcnn_swin_nano_second.py'
+
+load_from = 'work_dirs/mask_rcnn_swin_nano_second/iter_1200.pth'
+max_iters = 700
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+optim_wrapper = dict(optimizer=dict(lr=6e-4))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, T_max=max_iters - 50, end=max_iters, eta_min=1e-6)
+]
+randomness = dict(seed=2)
