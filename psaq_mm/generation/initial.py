@@ -40,7 +40,7 @@ def fractal_noise(
     upper: Bounds,
     generator: torch.Generator,
     exponent: tuple[float, float] = (0.5, 2.0),
-    contrast: tuple[float, float] = (0.1, 1.0),
+    contrast: tuple[float, float] = (0.4, 1.0),
 ) -> Tensor:
     """Noise with a power law for a spectrum, and a brightness, colour and contrast of its own for every image (ours).
 
@@ -61,7 +61,7 @@ def fractal_noise(
         upper: Largest valid value per channel.
         generator: Source of randomness; the images lie on its device.
         exponent: Range of ``a``: 0 is white, 1 like photographs, 2 smooth.
-        contrast: Range of the standard deviation, in normalised units.
+        contrast: Range of the standard deviation, in normalised units, in which a data set's is 1.
 
     Returns:
         Shape ``(count, channels, H, W)``, float32, within the bounds.

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.dist import all_reduce_params
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import UsageError
-from ...generation import FeatureDistance, NonFiniteLossError, RollFlip
+from ...generation import FeatureDistance, NonFiniteLossError, RollFlip, initial_images
 from ...models import output_function
 from ...quantization import freeze, quantizers, trainable_groups, unfreeze
 from ...registry import LOOPS
 from ..generator import ImageGenerator, gradient_norm
-from .base import StageLoop
+from .base import StageLoop, pixel_bounds
 
 if TYPE_CHECKING:
     from ..runner import DFQRunner
@@ -32,7 +32,9 @@ class CycleLoop(StageLoop):
         runner: The runner.
         cycles: How many; 0 leaves the student as calibration made it.
         generator_steps: Adam steps on the images in each cycle; 0 keeps the pool as it is.
-        generator_images: How many images of the pool each cycle evolves; the results are added to the pool.
+        generator_images: How many images each cycle adds to the pool.
+        fresh: Which share of them starts anew, as the first images did; the others evolve from the pool's.
+        start: What fresh images start from: ``'white'`` or ``'fractal'`` noise.
         generator: The keys of :class:`psaq_mm.engine.generator.ImageGenerator`.
         competition: The share of b D's gradient in the generator's loss, relative to L_PSE's; 0 (b = 0) for none.
         student_steps: Adam steps on the student in each cycle.
@@ -50,6 +52,8 @@ class CycleLoop(StageLoop):
         cycles: int = 6,
         generator_steps: int = 10,
         generator_images: int = 16,
+        fresh: float = 0.5,
+        start: str = "fractal",
         generator: dict[str, Any] | None = None,
         competition: float = 1.0,
         student_steps: int = 10,
@@ -64,6 +68,7 @@ class CycleLoop(StageLoop):
             raise UsageError("cycles, generator_steps and student_steps of CycleLoop must not be negative")
         self.cycles, self.student_steps, self.batch_size = cycles, student_steps, batch_size
         self.generator_steps, self.generator_images = generator_steps, generator_images
+        self.fresh, self.start = round(fresh * generator_images), start
         self.competition = competition
         unknown = sorted(set(lr or {}) - set(RATES))
         if unknown:
@@ -127,7 +132,7 @@ class CycleLoop(StageLoop):
             return {}
         runner = self.runner
         offset = (cycle - 1) * (self.generator_steps + self.student_steps)
-        start = runner.pool.sample(self.generator_images, runner.generator, newest=0.0)
+        start = self.starting_images()
         freeze(runner.student)
         runner.student.requires_grad_(False)
         images = self.generator.optimise(
@@ -143,6 +148,17 @@ class CycleLoop(StageLoop):
         runner.freeze_untrained()
         runner.pool.add(runner.gather([images]), tag=f"cycle {cycle}")
         return {f"generator/{name}": value for name, value in self.generator.last.items()}
+
+    def starting_images(self) -> Tensor:
+        """What a cycle's images start from: some new, some of the pool."""
+        runner, parts = self.runner, []
+        if self.fresh:
+            lower, upper = pixel_bounds(runner.teacher)
+            size = tuple(runner.pool.images.shape[-2:])
+            parts.append(initial_images(self.fresh, size, lower, upper, runner.generator, self.start))
+        if self.fresh < self.generator_images:
+            parts.append(runner.pool.sample(self.generator_images - self.fresh, runner.generator, newest=0.0))
+        return torch.cat(parts)
 
     def distil(self, optimizer: torch.optim.Optimizer, cycle: int) -> dict[str, float]:
         """The student's half of a cycle.
