@@ -3,7 +3,14 @@ runner_type = 'psaq_mm.DFQRunner'
 dfq = dict(
     arm='psaq',
     quiet=True,
-    quantization=dict(weight_bits=8, activation_bits=8, scheme='deploy', scope='backbone', weight_range='mse'),
+    quantization=dict(
+        weight_bits=8,
+        activation_bits=8,
+        scheme='deploy',
+        scope='backbone',
+        weight_range='mse',
+        # Images have 8 bits: fewer would take from every model what no training gives back, for a thousandth of its weights.
+        overrides=[dict(pattern='backbone.patch_embed', bits=8)]),
     images=dict(
         type='psaq_mm.GenerateLoop',
         images=32,
@@ -24,6 +31,7 @@ dfq = dict(
         cycles=6,
         generator_steps=6,
         generator_images=8,
+        fresh=0.5,
         generator=dict(
             lr=0.02, warmup=1, entropy=dict(variant='gaussian'), prior=dict(weight=50.0), keep_smoothness=True),
         competition=1.0,

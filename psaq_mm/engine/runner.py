@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import io
 import json
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.dist import all_gather, barrier, get_rank, is_distributed, is_main_process
+from mmengine.dist import all_gather, get_rank, is_distributed, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS as HOST_MODELS
 from mmengine.runner import BaseLoop, Runner
@@ -27,18 +25,17 @@ from ..models import artifact_model, calibration_function, policy_of
 from ..quantization import (
     CoverageReport,
     QuantizationError,
-    State,
     check_calibrated,
     coverage,
     freeze,
-    quantizers,
     recording_sqnr,
     trainable_groups,
 )
 from ..registry import LOOPS, RUNNERS
 from .checkpoint import artifact_config, load_weights, read_checkpoint, save_artifact
-from .files import save_json, save_tensors, writable_folder
+from .files import save_json, writable_folder
 from .results import timed
+from .state import restore_state, save_state
 
 HOOKS = ("ProgressHook", "StateHook", "SamplesHook", "CycleLogHook")
 KEYS = ("quantization", "images", "calibrate", "cycle", "arm", "quiet", "pool_capacity", "traceback")
@@ -191,7 +188,7 @@ class DFQRunner(Runner):
         self.call_hook("before_run")
         self.prepare()
         if self._resume:
-            self.restore_state()
+            restore_state(self)
         with timed(self.seconds, "generate"):
             if not self.stage_done("generate"):
                 self.stages["images"].run()
@@ -302,18 +299,18 @@ class DFQRunner(Runner):
 
         What the evaluators print goes to the log file.
         """
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                self._test_loop = self.build_test_loop(self._test_loop)
-        except FileNotFoundError as error:
-            self.logger.warning(f"evaluation skipped: {error.filename or error} is not there")
-            self.missing_data = str(error.filename or error)
-            return None
         printed = io.StringIO()
         self.model, current = model, self.model
         try:
-            with timed(self.seconds, "evaluate"), contextlib.redirect_stdout(printed):
-                return self.test()
+            with contextlib.redirect_stdout(printed):
+                self._test_loop = self.build_test_loop(self._test_loop)
+                with timed(self.seconds, "evaluate"):
+                    return self.test()
+        except FileNotFoundError as error:
+            # Where a worker process read the image, its traceback stands before the message.
+            self.missing_data = str(error.filename or str(error).strip().splitlines()[-1])
+            self.logger.warning(f"evaluation skipped: {self.missing_data} is not there")
+            return None
         finally:
             self.model = current
             self.logger.info(printed.getvalue())
@@ -323,64 +320,13 @@ class DFQRunner(Runner):
         own = torch.cat([part.detach().cpu() for part in parts])
         return torch.cat([part.cpu() for part in all_gather(own)])
 
-    # -- going on after a stop -------------------------------------------------------------------------------------
-
-    @property
-    def state_path(self) -> Path:
-        """Where the state of a run is kept."""
-        return self.folder / f"dfq_state{get_rank() or ''}.pth"
-
-    def recipe_hash(self) -> str:
-        """What must be equal for a run to be resumed."""
-        recipe = {"model": self.cfg.model.to_dict(), "dfq": self.options.to_dict(), "seed": self.seed}
-        return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
-
     def stage_done(self, stage: str) -> bool:
         """Whether a resumed run has the stage behind it."""
         return stage in self.state.get("done", [])
 
     def save_state(self) -> None:
-        """Save all that the rest of the run depends on."""
-        state = {
-            **self.state,
-            "recipe": self.recipe_hash(),
-            "pool": self.pool.state_dict(),
-            "rng": self.generator.get_state(),
-            "seconds": dict(self.seconds),
-            "student": self.student.state_dict(),
-        }
-        save_tensors(state, self.state_path)
-
-    def restore_state(self) -> None:
-        """Go on from the saved state, where there is one.
-
-        Raises:
-            UsageError: It belongs to another recipe.
-        """
-        if not self.state_path.exists():
-            self.logger.info("nothing to resume: starting anew")
-            return
-        try:
-            state = torch.load(self.state_path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
-            raise PSAQError(f"{self.state_path} cannot be read: delete it and start anew") from None
-        if state.pop("recipe") != self.recipe_hash():
-            raise UsageError(
-                f"{self.state_path} belongs to another recipe: leave out --resume or choose another --work-dir"
-            )
-        pool = state.pop("pool")
-        if pool["images"] is not None:
-            self.pool.load_state_dict(pool)
-        self.generator.set_state(state.pop("rng"))
-        self.seconds.update(state.pop("seconds"))
-        self.student.load_state_dict(state.pop("student"))
-        self.state = state
-        if self.stage_done("calibrate"):
-            uncalibrated = [n for n, q in quantizers(self.student) if q.state is State.UNCALIBRATED]
-            if uncalibrated:
-                raise PSAQError(f"{self.state_path} is incomplete: delete it and start anew")
-        self.logger.info(f"resumed: done are {', '.join(state.get('done', [])) or 'no stages'}")
-        barrier()
+        """Save all that the rest of the run depends on, for ``--resume``."""
+        save_state(self)
 
 
 @contextlib.contextmanager

@@ -160,6 +160,28 @@ def test_generated_images_are_shared_through_a_file(train, tmp_path, monkeypatch
     assert first.pool.sha256() == second.pool.sha256()
 
 
+def test_images_shared_for_another_recipe(train, tmp_path):
+    samples = str(tmp_path / "shared.pth")
+    train({**NO_CYCLES, "dfq.images.samples": samples})
+    with pytest.raises(UsageError, match=r"shared\.pth holds images of shape \(4, 3.*asks for \(2, 3"):
+        train({**NO_CYCLES, "dfq.images.samples": samples, "dfq.images.images": 2})
+
+
+@pytest.mark.parametrize(("fresh", "evolved"), [(0.0, 2), (0.5, 1), (1.0, 0)], ids=["none", "half", "all"])
+def test_a_cycles_images_start_anew_or_evolve(train, fresh, evolved):
+    """Of two images; an image of the pool that is picked to evolve starts as it lies there."""
+    options = {**ONE_STEP, "dfq.cycle.cycles": 0, "dfq.cycle.generator_images": 2, "dfq.cycle.fresh": fresh}
+    runner = train(options)
+    start = runner.stages["cycle"].starting_images()
+    known = [any(torch.equal(image, other) for other in runner.pool.images) for image in start]
+    assert start.shape == (2, *runner.pool.images.shape[1:]) and sum(known) == evolved
+
+
+def test_the_share_of_fresh_images_is_a_share(recipe):
+    with pytest.raises(UsageError, match="0 to 1"):
+        DFQRunner.from_cfg(recipe({"dfq.cycle.fresh": 8})).prepare()
+
+
 def test_micro_batches_give_the_same_images(train):
     """Each term is a mean over images, so halves of a batch add up to the whole: up to float32's rounding, which
     Adam's first steps (lr times the gradient's sign where it is tiny) can blow up for single pixels."""

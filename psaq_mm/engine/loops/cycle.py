@@ -66,6 +66,8 @@ class CycleLoop(StageLoop):
         super().__init__(runner)
         if min(cycles, generator_steps, student_steps) < 0:
             raise UsageError("cycles, generator_steps and student_steps of CycleLoop must not be negative")
+        if not 0 <= fresh <= 1:
+            raise UsageError(f"fresh={fresh} of CycleLoop is a share of the images: use 0 to 1")
         self.cycles, self.student_steps, self.batch_size = cycles, student_steps, batch_size
         self.generator_steps, self.generator_images = generator_steps, generator_images
         self.fresh, self.start = round(fresh * generator_images), start
@@ -127,7 +129,7 @@ class CycleLoop(StageLoop):
         return torch.optim.Adam([{**group, "base_lr": group["lr"]} for group in groups])
 
     def generate(self, cycle: int) -> dict[str, float]:
-        """The generator's half of a cycle: evolve a part of the pool against the frozen student, and keep both."""
+        """The generator's half of a cycle: images against the frozen student, added to the pool."""
         if self.generator is None:
             return {}
         runner = self.runner

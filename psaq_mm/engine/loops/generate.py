@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from ...errors import UsageError
 from ...generation import SampleOptimiser, SamplePool, initial_images
 from ...models import check_image_size
@@ -55,7 +57,7 @@ class GenerateLoop(FillLoop):
     def run(self) -> SamplePool:
         """Fill the pool, from the shared file where there is one."""
         if self.samples is not None and self.samples.exists():
-            return self.fill(read_checkpoint(self.samples)["state_dict"]["images"])
+            return self.fill(self.shared(self.samples))
         sizes = [min(self.batch_size, self.images - start) for start in range(0, self.images, self.batch_size)]
         self.announce("generate", len(sizes) * self.steps)
         lower, upper = pixel_bounds(self.runner.teacher)
@@ -69,6 +71,19 @@ class GenerateLoop(FillLoop):
         if self.samples is not None:
             save_tensors({"state_dict": {"images": images}}, self.samples)
         return self.fill(images)
+
+    def shared(self, path: Path) -> Tensor:
+        """The images that another run left.
+
+        Raises:
+            UsageError: They are not as many or as large as this recipe asks for.
+        """
+        images = read_checkpoint(path)["state_dict"].get("images")
+        wanted = (self.images, 3, *self.image_size)
+        if images is None or tuple(images.shape) != wanted:
+            held = "no images" if images is None else f"images of shape {tuple(images.shape)}"
+            raise UsageError(f"{path} holds {held}, the recipe asks for {wanted}: delete it or choose another file")
+        return images
 
     def _batch(self, start, index: int, partial: dict[str, Any]):
         def after(optimiser: SampleOptimiser) -> None:
