@@ -9,7 +9,7 @@ dfq = dict(
         scheme='deploy',
         scope='backbone',
         weight_range='mse',
-        # Images have 8 bits: fewer would take from every model what no training gives back, for a thousandth of its weights.
+        # Images have 8 bits: fewer would take what no training gives back, for a thousandth of the weights.
         overrides=[dict(pattern='backbone.patch_embed', bits=8)]),
     images=dict(
         type='psaq_mm.GenerateLoop',
