@@ -24,8 +24,8 @@ SPLITS = {"train": 0, "val": 1}
 def write_scenes(folder: Path, split: str, images: int, seed: int, size: int) -> None:
     """Draw a split in COCO format: ``folder/split/*.png`` and ``folder/split.json``.
 
-    Drawn beside its place and renamed when it is whole, annotations last, so that an interrupted run leaves
-    nothing that a later one would take for complete.
+    Drawn beside its place and renamed when it is whole, pictures last, so that an interrupted run leaves nothing that
+    a later one would take for complete, nor pictures that could be somebody else's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{split}-", dir=folder))
@@ -55,8 +55,8 @@ def write_scenes(folder: Path, split: str, images: int, seed: int, size: int) ->
         annotations.write_text(json.dumps({"info": {"seed": seed, "size": size}, **records}))
         shutil.rmtree(folder / split, ignore_errors=True)
         scratch.chmod(0o755)
-        scratch.rename(folder / split)
         os.replace(annotations, folder / f"{split}.json")
+        scratch.rename(folder / split)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.with_suffix(".json").unlink(missing_ok=True)
@@ -95,6 +95,11 @@ class DemoScenes(CocoDataset):
     @staticmethod
     def _made(annotations: Path, images: int, seed: int, size: int) -> bool:
         if not annotations.exists():
+            if annotations.with_suffix("").exists():
+                raise UsageError(
+                    f"{annotations.with_suffix('')} has no {annotations.name} beside it and may be yours: delete it "
+                    "or choose another data_root for the demo"
+                )
             return False
         try:
             records = json.loads(annotations.read_text())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 from rich.console import Console
 from rich.table import Table
@@ -55,33 +56,56 @@ class Job:
         runner.prepare()
         self.say(f"evaluating the float model ({runner.model_name}, {runner.cfg.load_from})")
         fp = Row("fp32", 32, 32, runner.seed or 0)
-        self.record(fp, runner.evaluate(runner.bare_model()))
+        self.results.rows.append(fp)
+        self.evaluated(fp)
         bits = f"W{runner.policy.weight_bits}A{runner.policy.activation_bits}"
         self.say(f"quantizing to {bits}, scheme {runner.policy.scheme}, scope {runner.scope}, without data")
         runner.seconds.pop("evaluate", None)
+        row = Row(runner.options.get("arm", "psaq"), runner.policy.weight_bits, runner.policy.activation_bits, fp.seed)
+        self.results.rows.append(row)
+        runner.register_hook(RecordHook(self, row), priority="VERY_LOW")
         runner.train()
         self.results.coverage = {"quantized": runner.coverage.quantized, "fp": runner.coverage.fp}
         self.say(f"evaluating the quantized model ({runner.artifact_paths[1]})")
-        row = Row(runner.options.get("arm", "psaq"), runner.policy.weight_bits, runner.policy.activation_bits, fp.seed)
-        row.samples_sha256 = runner.pool.sha256()
-        self.record(row, runner.evaluate(runner.bare_model()))
+        self.evaluated(row)
         return self.results
 
-    def record(self, row: Row, metrics: dict[str, float] | None) -> None:
-        """Add a row and write the file."""
+    def evaluated(self, row: Row) -> None:
+        """Evaluate the runner's model into a row."""
+        metrics = self.runner.evaluate(self.runner.bare_model())
         if metrics is None:
             self.say(f"evaluation skipped: {self.runner.missing_data} is not there")
         row.metrics = {key: float(value) for key, value in (metrics or {}).items()}
+        self.results.dataset, self.results.images = dataset_name(self.runner)
+        self.record(row)
+
+    def record(self, row: Row) -> None:
+        """Bring a row up to date and write the file."""
         row.seconds |= self.runner.seconds
         row.peak_memory_mib = peak_memory_mib()
-        self.results.dataset, self.results.images = dataset_name(self.runner)
-        self.results.rows.append(row)
         if is_main_process():
             self.results.save(self.path)
 
     def closing_table(self) -> Table:
         """The main figures of float and quantized model side by side."""
         return results_table(self.results)
+
+
+class RecordHook(Hook):
+    """Writes ``results.json`` at the end of every stage.
+
+    Args:
+        job: Whose record.
+        row: The row that the stages belong to.
+    """
+
+    def __init__(self, job: Job, row: Row) -> None:
+        self.job, self.row = job, row
+
+    def after_stage(self, runner: DFQRunner, stage: str) -> None:
+        """Write what is known of the row."""
+        self.row.samples_sha256 = runner.pool.sha256()
+        self.job.record(self.row)
 
 
 def main_metrics(rows: list[Row]) -> list[str]:

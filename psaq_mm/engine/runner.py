@@ -173,8 +173,10 @@ class DFQRunner(Runner):
             return
         self.load_or_resume()
         self.teacher.eval().requires_grad_(False)
+        # First the stages: they say what the backbone lacks, where the student would speak of names in the policy.
+        stages = {key: self.build_stage(key, default) for key, default in STAGES.items()}
         self.student = self.build_student()
-        self.stages = {key: self.build_stage(key, default) for key, default in STAGES.items()}
+        self.stages = stages
 
     def train(self) -> nn.Module:
         """Quantize: generate, calibrate, let teacher and student evolve, freeze, save.
@@ -189,22 +191,24 @@ class DFQRunner(Runner):
         self.prepare()
         if self._resume:
             restore_state(self)
-        with timed(self.seconds, "generate"):
-            if not self.stage_done("generate"):
-                self.stages["images"].run()
-        with timed(self.seconds, "calibrate"):
-            if not self.stage_done("calibrate"):
-                self.stages["calibrate"].run()
+        self.run_stage("generate", self.stages["images"])
+        self.run_stage("calibrate", self.stages["calibrate"])
         self.freeze_untrained()
-        with timed(self.seconds, "distil"):
-            if not self.stage_done("distil"):
-                self.stages["cycle"].run()
+        self.run_stage("distil", self.stages["cycle"])
         self.measure()
         freeze(self.student)
         self.save()
         self.model = self.student
         self.call_hook("after_run")
         return self.student
+
+    def run_stage(self, stage: str, loop: BaseLoop) -> None:
+        """Run a stage unless a resumed run has it behind it, and tell the hooks that it is over."""
+        if self.stage_done(stage):
+            return
+        with timed(self.seconds, stage):
+            loop.run()
+        self.call_hook("after_stage", stage=stage)
 
     def build_stage(self, key: str, default: str) -> BaseLoop:
         """Build a stage's loop from the config."""

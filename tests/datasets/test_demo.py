@@ -88,11 +88,34 @@ def test_another_data_set_is_not_overwritten(tmp_path, content):
     assert (tmp_path / "val" / "theirs.png").exists() and (tmp_path / "val.json").read_text() == content
 
 
+def test_pictures_of_unknown_origin_are_not_overwritten(tmp_path):
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "theirs.png").touch()
+    with pytest.raises(UsageError, match="val has no val.json beside it and may be yours: delete it or choose"):
+        build(tmp_path)
+    assert sorted(os.listdir(tmp_path / "val")) == ["theirs.png"]
+
+
 def test_pictures_that_are_gone_are_drawn_anew(tmp_path):
     build(tmp_path)
     for path in (tmp_path / "val").iterdir():
         path.unlink()
     (tmp_path / "val").rmdir()
+    assert Path(build(tmp_path).get_data_info(0)["img_path"]).exists()
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["first-time", "over-an-older-one"])
+def test_a_stop_between_annotations_and_pictures_is_mended(tmp_path, monkeypatch, before):
+    if before:
+        build(tmp_path, seed=5)
+
+    def stops(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", stops)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path)
+    monkeypatch.undo()
     assert Path(build(tmp_path).get_data_info(0)["img_path"]).exists()
 
 

@@ -21,7 +21,8 @@ from mmengine.fileio import load
 from PIL import Image
 from rich.console import Console
 
-from psaq_mm.engine.job import main_metrics
+from psaq_mm.engine.job import Job, main_metrics
+from psaq_mm.engine.results import Results
 from psaq_mm.quantization import State, quantizers
 from tests.conftest import ROOT, SIZE
 
@@ -69,6 +70,19 @@ def test_the_record_has_both_models(record):
     assert all(quantized_row["seconds"][stage] > 0 for stage in ("generate", "calibrate", "distil"))
     # 5 blocks of 12 quantized tensors and 8 around them; 11 FP each and 17 around: see tests/models/test_quantized.py
     assert record["coverage"] == {"quantized": 5 * 12 + 8, "fp": 5 * 11 + 17}
+
+
+def test_the_record_is_written_at_the_end_of_every_stage(recipe, monkeypatch):
+    written = []
+    save = Results.save
+    monkeypatch.setattr(Results, "save", lambda self, path: (save(self, path), written.append(path.read_text())))
+    Job(recipe(), Console(quiet=True)).run()
+    rows = [json.loads(text)["rows"] for text in written]
+    done = [{stage for stage, value in row[-1]["seconds"].items() if value} for row in rows]
+    stages = ["evaluate", "generate", "calibrate", "distil", "evaluate"]
+    assert [row[-1]["arm"] for row in rows] == ["fp32", *["psaq"] * 4]
+    assert [stage in after for stage, after in zip(stages, done, strict=True)] == [True] * 5
+    assert done[1] == {"generate"} and rows[1][-1]["metrics"] == {} and rows[4][-1]["metrics"]
 
 
 def test_the_samples_are_those_of_the_record(folder, record):

@@ -104,6 +104,14 @@ def test_a_finished_run_is_not_made_again(quantize, whole, tmp_path):
     assert again.seconds["generate"] > 0  # of the run that made them
 
 
+def test_the_seconds_of_a_finished_stage_outlast_a_stop(quantize, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        quantize(tmp_path, STOPS["after-generation"]())
+    saved = torch.load(tmp_path / "dfq_state.pth", weights_only=True)["seconds"]
+    assert saved["generate"] > 0
+    assert quantize(tmp_path, resume=True).seconds["generate"] == saved["generate"]
+
+
 def test_without_resume_it_starts_anew(quantize, whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         quantize(tmp_path, STOPS["after-a-cycle"]())

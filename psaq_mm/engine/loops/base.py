@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from mmengine.runner import BaseLoop
@@ -34,10 +34,6 @@ class StageLoop(BaseLoop):
         """Tell the hooks that a step of the stage is done."""
         self.runner.call_hook("after_stage_step", stage=stage, step=step)
 
-    def finish(self, stage: str, **info: Any) -> None:
-        """Tell the hooks that the stage is over."""
-        self.runner.call_hook("after_stage", stage=stage, **info)
-
 
 def pixel_bounds(model: torch.nn.Module) -> tuple[Tensor, Tensor]:
     """The valid range of pixels in normalised units, from the data preprocessor: two ``(3,)`` tensors.
@@ -68,7 +64,6 @@ class FillLoop(StageLoop):
         self.image_size: tuple[int, int] = (int(size[0]), int(size[1]))
 
     def fill(self, images: Tensor) -> SamplePool:
-        """Put the images into the runner's pool and tell the hooks."""
+        """Put the images into the runner's pool."""
         self.runner.pool.add(images.detach().cpu(), tag="first")
-        self.finish("generate")
         return self.runner.pool

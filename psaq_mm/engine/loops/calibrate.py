@@ -40,5 +40,4 @@ class CalibrateLoop(StageLoop):
             for step, batch in enumerate(batches, 1):
                 forward(runner.student, batch.to(runner.device))
                 self.advance("calibrate", step)
-        self.finish("calibrate")
         return runner.student

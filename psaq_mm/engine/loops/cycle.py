@@ -99,7 +99,6 @@ class CycleLoop(StageLoop):
             runner.call_hook("after_cycle", cycle=cycle, cycles=self.cycles, terms=terms)
         for key in ("optimizer", "distance"):
             runner.state.pop(key, None)
-        self.finish("distil")
         return runner.student
 
     def fit_distance(self) -> None:
