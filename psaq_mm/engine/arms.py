@@ -20,7 +20,8 @@ class Arm:
     """One way to quantize.
 
     Attributes:
-        images: ``'psaq'`` (generated), ``'noise'`` or ``'real'``.
+        images: ``'psaq'`` (generated), ``'noise'`` (Gaussian), ``'fractal'`` (what generation starts from) or
+            ``'real'``.
         student: Whether the student is trained after calibration.
         generator: Whether images go on evolving in the cycle.
         competes: Whether they seek out the student's errors.
@@ -34,13 +35,18 @@ class Arm:
 
 ARMS = {
     "noise-calib": Arm("noise", student=False),
+    "fractal-calib": Arm("fractal", student=False),
     "real-calib": Arm("real", student=False),
     "psaq-calib": Arm("psaq", student=False),
     "noise": Arm("noise", student=True),
+    "fractal": Arm("fractal", student=True),
     "real": Arm("real", student=True),
     "psaq-b0": Arm("psaq", student=True, generator=True),
     "psaq": Arm("psaq", student=True, generator=True, competes=True),
 }
+
+
+NOISES = {"noise": "white", "fractal": "fractal"}
 
 
 def parse_bits(text: str) -> tuple[int, int]:
@@ -83,8 +89,9 @@ def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: 
     size = first["image_size"]
     if chosen.images == "psaq":
         first.samples = str(samples)
-    elif chosen.images == "noise":
-        options.images = {"type": "psaq_mm.NoiseLoop", "images": total, "image_size": size}
+    elif chosen.images in NOISES:
+        start = NOISES[chosen.images]
+        options.images = {"type": "psaq_mm.NoiseLoop", "images": total, "image_size": size, "start": start}
     else:
         if cfg.get("real_images") is None:
             raise UsageError(f"arm {arm} needs real images: set real_images in the config to a data set for training")

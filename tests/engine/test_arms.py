@@ -37,7 +37,8 @@ def test_arms_with_student_steps_end_with_equal_pools_and_equal_steps(recipe, ar
 
 def test_the_arms_differ_as_their_names_say(recipe):
     chosen = {arm: configure(recipe(), arm, (4, 8), 0, SAMPLES).dfq for arm in ARMS}
-    assert chosen["noise"].images.type == "psaq_mm.NoiseLoop"
+    assert chosen["noise"].images.type == chosen["fractal"].images.type == "psaq_mm.NoiseLoop"
+    assert (chosen["noise"].images.start, chosen["fractal"].images.start) == ("white", "fractal")
     assert chosen["real"].images.type == "psaq_mm.RealImagesLoop"
     assert chosen["psaq"].images.samples == chosen["psaq-calib"].images.samples == str(SAMPLES)
     assert chosen["psaq"].cycle.competition > 0 == chosen["psaq-b0"].cycle.competition

@@ -99,9 +99,23 @@ class GenerateLoop(FillLoop):
 
 @LOOPS.register_module()
 class NoiseLoop(FillLoop):
-    """Gaussian noise in normalised units, clamped to valid pixels: the baseline that any method must beat."""
+    """Noise that nothing was learned for: the baseline that any method must beat.
+
+    Args:
+        runner: The runner.
+        images: How many images.
+        image_size: Height and width, or one number for both.
+        start: ``'white'`` for Gaussian noise in normalised units, clamped to valid pixels; ``'fractal'`` for what
+            generation starts from.
+    """
+
+    def __init__(
+        self, runner: DFQRunner, images: int = 32, image_size: int | tuple[int, int] = 224, start: str = "white"
+    ) -> None:
+        super().__init__(runner, images, image_size)
+        self.start = start
 
     def run(self) -> SamplePool:
         """Fill the pool."""
         lower, upper = pixel_bounds(self.runner.teacher)
-        return self.fill(initial_images(self.images, self.image_size, lower, upper, self.runner.generator))
+        return self.fill(initial_images(self.images, self.image_size, lower, upper, self.runner.generator, self.start))
