@@ -65,6 +65,8 @@ class QuantPolicy:
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
             raise QuantizationError(f"scheme={self.scheme!r} is unknown: use one of {SCHEMES}")
+        if isinstance(self.overrides, str) or not all(isinstance(override, Mapping) for override in self.overrides):
+            raise QuantizationError(f"overrides={self.overrides!r} is no list of dict(pattern=..., bits=...)")
         object.__setattr__(self, "overrides", tuple(_checked(override) for override in self.overrides))
         # Build every spec once, so that a wrong value is reported where the policy is written and not deep in a model.
         self._specs()

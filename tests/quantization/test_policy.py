@@ -81,6 +81,8 @@ def test_reason_names_the_override() -> None:
         pytest.param({"scheme": "best"}, "deploy", id="scheme"),
         pytest.param({"activation_range": "max"}, "minmax", id="range"),
         pytest.param({"overrides": [{"bits": 4}]}, "no 'pattern'", id="no-pattern"),
+        pytest.param({"overrides": "[dict(bits=4)]"}, "no list of dict", id="overrides-as-text"),
+        pytest.param({"overrides": ["backbone.*"]}, "no list of dict", id="pattern-alone"),
         pytest.param({"overrides": [{"pattern": "a", "fp": True}]}, "'fp'.*keep_fp", id="unknown-override-key"),
         pytest.param({"overrides": [{"pattern": "a", "bits": 16}]}, "from 2 to 8", id="override-bits"),
     ],
