@@ -48,6 +48,13 @@ def save_with(write: Callable[[Path], None], path: Path) -> None:
         scratch.unlink(missing_ok=True)
 
 
+def prove_writable(folder: Path) -> None:
+    """Make a folder and write a file there that is gone at once; an ``OSError`` says why that cannot be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def writable_folder(path: Path) -> Path:
     """Make a folder and prove that files can be written there.
 
@@ -55,11 +62,24 @@ def writable_folder(path: Path) -> Path:
         UsageError: They can't.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        prove_writable(path)
     except OSError as error:
         raise UsageError(
             f"cannot write to the work dir {path} ({error.strerror}): choose another with --work-dir"
         ) from None
+    return path
+
+
+def writable_file(path: Path) -> Path:
+    """Make a file's folder and prove that the file can be written.
+
+    Raises:
+        UsageError: It can't.
+    """
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a folder; give the path of a file")
+    try:
+        prove_writable(path.parent)
+    except OSError as error:
+        raise UsageError(f"cannot write {path} ({error.strerror}): give another path") from None
     return path

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from psaq_mm.engine.files import replacing, save_json, save_tensors, save_with, writable_folder
+from psaq_mm.engine.files import replacing, save_json, save_tensors, save_with, writable_file, writable_folder
 from psaq_mm.errors import UsageError
 
 
@@ -52,3 +52,16 @@ def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot write to the work dir .*choose another with --work-dir"):
         writable_folder(tmp_path / "file" / "below")
+
+
+def test_a_file_is_proved_without_being_made(tmp_path):
+    path = writable_file(tmp_path / "a" / "b.pth")
+    assert path.parent.is_dir() and not list(path.parent.iterdir())
+
+
+def test_a_file_that_cannot_be(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot write .*b.pth .*: give another path"):
+        writable_file(tmp_path / "file" / "b.pth")
+    with pytest.raises(UsageError, match="it is a folder; give the path of a file"):
+        writable_file(tmp_path)
