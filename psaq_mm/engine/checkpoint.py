@@ -17,6 +17,7 @@ from torch import nn
 
 from ..compat import safe_globals
 from ..errors import PSAQError, UsageError
+from ..models import has_authors_names
 from ..quantization import QuantizationError
 from .files import save_tensors, save_with
 
@@ -34,6 +35,7 @@ TRAINING_KEYS = (
     "resume",
     "randomness",
     "checkpoint_url",
+    "checkpoint_converter",
     "real_images",
     "quantization_by_bits",
 )
@@ -68,12 +70,28 @@ def _known_globals() -> list[Any]:
     return [HistoryBuffer, np.ndarray, np.dtype, reconstruct, multiarray.scalar, *old, *kinds]
 
 
-def read_checkpoint(path: str | Path, url: str | None = None) -> dict[str, Any]:
+def how_to_get(path: Path, url: str | None, converter: str | None = None) -> str:
+    """What to do about a checkpoint that is not there.
+
+    Args:
+        path: Where it should be.
+        url: Where it can be fetched.
+        converter: The tool that makes it of what can be fetched.
+    """
+    if not url:
+        return "give its path with --checkpoint"
+    fetched = path.with_name(url.rpartition("/")[2])
+    if not converter or fetched == path:
+        return f"fetch it with: curl -L --create-dirs -o {path} {url}"
+    return f"fetch and convert it with: curl -L --create-dirs -o {fetched} {url} && python {converter} {fetched} {path}"
+
+
+def read_checkpoint(path: str | Path, hint: str = "give its path with --checkpoint") -> dict[str, Any]:
     """Read a checkpoint with torch's ``weights_only=True``, never falling back.
 
     Args:
         path: The file.
-        url: Where it can be fetched, for the message.
+        hint: What to do where there is no such file, for the message.
 
     Returns:
         ``{"state_dict": …, "meta": …}``; a bare state dict is wrapped.
@@ -83,8 +101,7 @@ def read_checkpoint(path: str | Path, url: str | None = None) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        fetch = f"fetch it with: curl -L --create-dirs -o {path} {url}" if url else "give its path with --checkpoint"
-        raise PSAQError(f"there is no checkpoint at {path}: {fetch}")
+        raise PSAQError(f"there is no checkpoint at {path}: {hint}")
     try:
         with safe_globals(_known_globals()):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -118,7 +135,8 @@ def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
         name: What messages call it.
 
     Raises:
-        PSAQError: Keys are missing, unexpected or of other shapes (the first are listed), or the bit widths differ.
+        PSAQError: Keys are missing, unexpected or of other shapes (the first are listed), the bit widths differ, or
+            the names are those of the Swin authors.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     own = model.state_dict()
@@ -129,6 +147,11 @@ def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
         if tuple(own[key].shape) != tuple(state[key].shape)
     ]
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing and has_authors_names(state) and not has_authors_names(own):
+        raise PSAQError(
+            f"the checkpoint {name} has the Swin authors' names and order of patches: convert it with "
+            f"python tools/convert_swin.py {name} OUT, then give OUT"
+        )
     for what, keys in (("lacks", missing), ("has unexpected", unexpected), ("has other shapes:", sorted(shapes))):
         if keys:
             more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""

@@ -32,7 +32,7 @@ from ..quantization import (
     trainable_groups,
 )
 from ..registry import LOOPS, RUNNERS
-from .checkpoint import artifact_config, load_weights, read_checkpoint, save_artifact
+from .checkpoint import artifact_config, how_to_get, load_weights, read_checkpoint, save_artifact
 from .files import save_json, writable_folder
 from .results import timed
 from .state import restore_state, save_state
@@ -158,7 +158,8 @@ class DFQRunner(Runner):
             return
         if self._load_from is None:
             raise PSAQError("no checkpoint to quantize: set load_from in the config or give --checkpoint")
-        loaded = read_checkpoint(self._load_from, self.cfg.get("checkpoint_url"))
+        hint = how_to_get(Path(self._load_from), self.cfg.get("checkpoint_url"), self.cfg.get("checkpoint_converter"))
+        loaded = read_checkpoint(self._load_from, hint=hint)
         load_weights(self.teacher, loaded["state_dict"], str(self._load_from))
         self.checkpoint_meta = loaded["meta"]
         self._has_loaded = True

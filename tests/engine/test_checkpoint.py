@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from psaq_mm.engine.checkpoint import artifact_config, load_weights, read_checkpoint, save_artifact
+from psaq_mm.engine.checkpoint import artifact_config, how_to_get, load_weights, read_checkpoint, save_artifact
 from psaq_mm.errors import PSAQError
 from psaq_mm.models import artifact_model, calibration_function
 from psaq_mm.quantization import calibrating, freeze
@@ -49,19 +50,35 @@ def test_what_mmengine_writes_beside_the_weights_is_allowed(tmp_path):
     assert set(read_checkpoint(tmp_path / "trained.pth")["state_dict"]) == {"weight", "bias"}
 
 
+URL = "https://example.org/a.pth"
+TOOL = "tools/convert.py"
+
+
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "converter", "said"),
     [
-        ("https://example.org/a.pth", "fetch it with: curl -L --create-dirs -o {path} https://example.org/a.pth"),
-        (None, "give its path with --checkpoint"),
+        (URL, None, "fetch it with: curl -L --create-dirs -o x/b.pth https://example.org/a.pth"),
+        (
+            URL,
+            TOOL,
+            "fetch and convert it with: curl -L --create-dirs -o x/a.pth https://example.org/a.pth && "
+            "python tools/convert.py x/a.pth x/b.pth",
+        ),
+        (URL.replace("a.pth", "b.pth"), TOOL, "fetch it with: curl -L --create-dirs -o x/b.pth {url}"),
+        (None, TOOL, "give its path with --checkpoint"),
     ],
-    ids=["address-known", "address-unknown"],
+    ids=["address-known", "to-be-converted", "the-unconverted-asked-for", "address-unknown"],
 )
-def test_a_missing_file_says_how_to_get_it(tmp_path, url, said):
+def test_how_to_get_a_checkpoint(url, converter, said):
+    assert how_to_get(Path("x/b.pth"), url, converter) == said.format(url=url)
+
+
+def test_a_missing_file_says_how_to_get_it(tmp_path):
     path = tmp_path / "none.pth"
-    with pytest.raises(PSAQError) as error:
-        read_checkpoint(path, url)
-    assert str(error.value) == f"there is no checkpoint at {path}: {said.format(path=path)}"
+    for arguments, said in (((), "give its path with --checkpoint"), (("fetch it",), "fetch it")):
+        with pytest.raises(PSAQError) as error:
+            read_checkpoint(path, *arguments)
+        assert str(error.value) == f"there is no checkpoint at {path}: {said}"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99], ids=str)
@@ -123,6 +140,20 @@ def test_another_architecture_lists_the_first_keys(changes, said):
     with pytest.raises(PSAQError, match=f"the checkpoint a.pth is of another architecture: {said} give the checkpoint"):
         load_weights(model, changed(model.state_dict(), **changes), "a.pth")
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_the_swin_authors_names_lead_to_the_converter(tiny_recipe):
+    names = {"stages.": "layers.", "attn.w_msa.": "attn."}
+    model = build(tiny_recipe, None)
+    old = {}
+    for key, value in model.state_dict().items():
+        for new, authors in names.items():
+            key = key.replace(new, authors) if key.startswith("backbone.") else key
+        old[key] = value
+    said = "the checkpoint a.pth has the Swin authors' names .*: convert it with python tools/convert_swin.py a.pth OUT"
+    with pytest.raises(PSAQError, match=said) as error:
+        load_weights(model, old, "a.pth")
+    assert "\n" not in str(error.value)
 
 
 def test_a_distributed_checkpoint_loads():
