@@ -153,6 +153,14 @@ def check_image_size(backbone: nn.Module, size: tuple[int, int]) -> None:
             f"images of {size[0]}x{size[1]} do not fit {kind}: height and width must be "
             f"multiples of {unit[0]}, for example {near[0]}x{near[1]}"
         )
+    # mmpretrain's windows, unless they may be padded; the last stage has the smallest map
+    windows = [module.window_size for module in backbone.modules() if getattr(module, "pad_small_map", None) is False]
+    if windows and any(s // u < windows[-1] for s, u in zip(size, unit, strict=True)):
+        least = windows[-1] * unit[0]
+        raise UsageError(
+            f"images of {size[0]}x{size[1]} do not fit {kind}: its last map would be smaller than a window, "
+            f"give {least}x{least} or more, or set pad_small_map"
+        )
 
 
 def window_regions(

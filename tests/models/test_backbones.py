@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -24,7 +27,7 @@ from psaq_mm.models import (
     without_downloads,
 )
 from psaq_mm.quantization import QuantConv2d, QuantLinear, QuantPolicy, calibrating, coverage, quantizers, set_enabled
-from tests.conftest import random_weights
+from tests.conftest import ROOT, random_weights
 
 SIZE = 64
 STAGES = {"depths": (2, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
@@ -243,6 +246,48 @@ def test_scope_model_quantizes_a_classifiers_head():
     assert all(isinstance(m, QuantLinear) for m in student.modules() if isinstance(m, nn.Linear))
 
 
+@pytest.mark.parametrize(
+    ("scope", "name", "model"),
+    [
+        (
+            "mmseg",
+            "mmseg-swin",
+            {
+                "type": "EncoderDecoder",
+                "test_cfg": {"mode": "whole"},
+                "decode_head": {
+                    "type": "FCNHead",
+                    "in_channels": 128,
+                    "channels": 8,
+                    "num_classes": 3,
+                    "in_index": 3,
+                    "norm_cfg": {"type": "BN"},
+                },
+            },
+        ),
+        (
+            "mmpretrain",
+            "mmpretrain-deit",
+            {"type": "ImageClassifier", "head": {"type": "DeiTClsHead", "num_classes": 5, "in_channels": 32}},
+        ),
+    ],
+    ids=["mmseg", "mmpretrain"],
+)
+def test_whole_models_build_by_their_own_registry_and_predict(scope, name, model):
+    init_default_scope(scope)
+    registry = importlib.import_module(f"{scope}.registry").MODELS
+    artifact = artifact_model(ConfigDict(**model, backbone=BACKBONES[name][1]), {"weight_bits": 4})
+    student = random_weights(registry.build(artifact))
+    assert type(student).__name__ == model["type"] and isinstance(student.backbone, nn.Module)
+    assert {q.spec.bits for key, q in quantizers(student) if "weight" in key} == {4}
+    assert all(key.startswith("backbone.") for key, _ in quantizers(student))
+    images = torch.randn(2, 3, SIZE, SIZE)
+    with torch.no_grad(), calibrating(student):
+        output_function("backbone", student)(student, images)
+    with torch.no_grad():
+        assert len(student.predict(images)) == 2
+
+
 def test_artifacts_name_the_host_and_download_nothing():
     init_default_scope("mmseg")
     backbone = {"type": "TIMMBackbone", **TIMM_SWIN, "pretrained": True, "checkpoint_path": "swin.pth"}
@@ -285,3 +330,34 @@ def test_timm_models_take_the_size_that_they_were_built_for(name):
     model = built(*BACKBONES[name][:2])
     with pytest.raises(UsageError, match="images of 96x96 do not fit TIMMBackbone: it was built for 64x64"):
         check_image_size(model, (96, 96))
+
+
+def test_windows_that_may_not_be_padded_need_a_large_image():
+    model = built("mmpretrain", {"type": "SwinTransformer", "arch": SWIN, "img_size": SIZE})
+    check_image_size(model, (224, 256))
+    with pytest.raises(UsageError, match="smaller than a window, give 224x224 or more, or set pad_small_map"):
+        check_image_size(model, (192, 256))
+
+
+WITHOUT_HOSTS = """
+import importlib.machinery, sys
+find = importlib.machinery.PathFinder.find_spec
+def blocked(name, *args):
+    return None if name.partition(".")[0] in {hosts} else find(name, *args)
+importlib.machinery.PathFinder.find_spec = blocked
+import psaq_mm.models
+from torch import nn
+model = psaq_mm.models.quantize_in_place(nn.Sequential(nn.Linear(2, 2)), {{}})
+print(type(model[0]).__name__, sorted({{"mmdet", "mmseg", "mmpretrain", "timm"}} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("hosts", "imported"),
+    [(("mmdet", "mmseg", "mmpretrain", "timm"), "[]"), (("mmseg", "mmpretrain", "timm"), "['mmdet']")],
+    ids=["no-host", "mmdet-alone"],
+)
+def test_the_package_needs_only_the_libraries_that_a_model_brings(hosts, imported):
+    code = WITHOUT_HOSTS.format(hosts=hosts)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split("\n")[-2:] == [f"QuantLinear {imported}", ""], done.stderr

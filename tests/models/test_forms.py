@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from mmengine.runner.checkpoint import get_state_dict, load_state_dict
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,6 +20,7 @@ from psaq_mm.quantization import (
     quantizers,
     set_enabled,
 )
+from tests.conftest import random_weights
 
 from .forms import OTHER_FORMS, SELF_FORMS, WINDOW_FORMS, Form, parametrize
 
@@ -141,6 +143,19 @@ def test_regions_are_the_pairs_that_padding_and_masks_leave(form):
     regions = torch.zeros(layer.tokens.shape[1:3]) if layer.regions is None else layer.regions
     ours = (regions[:, :, None] == regions[:, None, :]) & (regions != -1)[:, :, None]
     assert torch.equal(ours, pairs)
+
+
+def test_mmengine_saves_and_loads_torchs_packed_projection():
+    module = SELF_FORMS["mmcv-vit"].module()
+    student = quantized(module, "deploy")
+    saved = get_state_dict(student)
+    assert {key for key in saved if "_quantizer." not in key} == module.state_dict().keys()
+    for weights in (module.state_dict(), saved):
+        other = random_weights(quantized(module, "deploy"), seed=3)
+        # non-strict, as its load_checkpoint does; mmengine passes one dict through all modules
+        load_state_dict(other, weights, strict=False)
+        assert torch.equal(other.attn.in_proj.weight, module.attn.in_proj_weight)
+        assert torch.equal(other.attn.in_proj.bias, module.attn.in_proj_bias)
 
 
 def test_torchs_attention_gets_its_forward_back():
