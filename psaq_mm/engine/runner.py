@@ -174,7 +174,8 @@ class DFQRunner(Runner):
             return
         self.load_or_resume()
         self.teacher.eval().requires_grad_(False)
-        # First the stages: they say what the backbone lacks, where the student would speak of names in the policy.
+        # The student last: it would speak of names in the policy where the backbone itself is not supported.
+        self.artifact = artifact_model(ConfigDict(self.cfg.model), self.quantization)
         stages = {key: self.build_stage(key, default) for key, default in STAGES.items()}
         self.student = self.build_student()
         self.stages = stages
@@ -223,7 +224,6 @@ class DFQRunner(Runner):
     def build_student(self) -> nn.Module:
         """The quantized model as the artifact config names it, with the teacher's weights."""
         with usage_errors():
-            self.artifact = artifact_model(ConfigDict(self.cfg.model), self.quantization)
             student = HOST_MODELS.build(self.artifact)
         missing, unexpected = student.load_state_dict(self.teacher.state_dict(), strict=False)
         own = [key for key in missing if "quantizer." not in key]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 
-from mmdet.models.backbones.swin import swin_converter
 from torch import Tensor
 
 from ..errors import PSAQError
@@ -41,6 +40,9 @@ def convert_authors_swin(state: dict[str, Tensor], name: str) -> dict[str, Tenso
     Raises:
         PSAQError: The names are not those: the host's already, a bare backbone's, or of another architecture.
     """
+    # Whoever has mmseg or mmpretrain alone imports this module too.
+    from mmdet.models.backbones.swin import swin_converter
+
     state = {key.removeprefix("module."): value for key, value in state.items()}
     if any(HOST_NAMES.fullmatch(key) for key in state):
         raise PSAQError(f"the checkpoint {name} has the names of mmdet and mmseg already: use it as it is")

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from .backbones import backbone_of
 
 OutputFunction = Callable[[nn.Module, Tensor], list[Tensor]]
 PLACES = ("backbone", "neck", "logits")
 
 
 def backbone_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """The backbone's feature maps, ``(images, channels, h, w)`` a level."""
-    outputs = model.backbone(images)
-    return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+    """The backbone's feature maps, ``(images, channels, h, w)`` a level, or what else it gives."""
+    name, backbone = backbone_of(model)
+    if name == "backbone":
+        return list(_tensors(backbone(images)))
+    # timm's models end in their classes, which are no longer the backbone's: their last map, and what is pooled of it
+    features = backbone.forward_features(images)
+    return [features, backbone.forward_head(features, pre_logits=True)]
+
+
+def _tensors(outputs: Any) -> Iterator[Tensor]:
+    """What is in nested sequences: distilled transformers give pairs of tokens."""
+    if isinstance(outputs, Tensor):
+        yield outputs
+    else:
+        for one in outputs:
+            yield from _tensors(one)
 
 
 def neck_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:

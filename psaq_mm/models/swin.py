@@ -1,58 +1,97 @@
-"""Swin attention of mmdet: its tap, and its quantized form."""
+"""Window attention of mmdet, mmseg, mmpretrain and timm: taps and the quantized form, which is the same for all."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mmdet.models.backbones.swin import ShiftWindowMSA, SwinBlock, WindowMSA
-from mmdet.models.layers import PatchEmbed
+import torch
 from torch import Tensor, nn
 
 from ..generation import AttentionTokens
-from ..quantization import QuantizedLayer, Quantizer, QuantMatMul, QuantPolicy, convert_child, register_quantized
+from ..quantization import Quantizer, QuantPolicy, register_quantized
+from .attention import DecomposedAttention, convert_with_output, quantize_block, quantize_patch_embed
 from .taps import Sink, head_mean, register_tap, window_regions
 
 
-@register_tap(ShiftWindowMSA)
-def tap_shift_window_msa(module: ShiftWindowMSA, name: str, sink: Sink) -> list[Any]:
-    """Tap the window attention: tokens by window, with padding and masked pairs marked."""
+def tap_windows(
+    outer: nn.Module, attention: Any, regions_of: Any, name: str, sink: Sink
+) -> list[torch.utils.hooks.RemovableHandle]:
+    """Tap a window attention: tokens by window, with padding and masked pairs marked.
+
+    Args:
+        outer: The module around it, which still sees images.
+        attention: The attention itself, which sees windows.
+        regions_of: Gives the number of images and the regions from the arguments of ``outer``.
+        name: The layer.
+        sink: Where the tokens go.
+    """
     shape: dict[str, Any] = {}
 
     def remember(_: nn.Module, args: tuple, kwargs: dict) -> None:
-        query = args[0] if args else kwargs["query"]
-        height, width = args[1] if len(args) > 1 else kwargs["hw_shape"]
-        regions = window_regions(height, width, module.window_size, module.shift_size)
-        shape["images"] = query.shape[0]
-        shape["regions"] = regions.to(query.device) if bool((regions != 0).any()) else None
+        images, regions, device = regions_of(*args, **kwargs)
+        shape["images"] = images
+        shape["regions"] = regions.to(device) if bool((regions != 0).any()) else None
 
     def collect(_: nn.Module, args: tuple) -> None:
-        tokens = head_mean(args[0], shape["images"], module.w_msa.num_heads)
+        tokens = head_mean(args[0], shape["images"], attention.num_heads)
         sink(AttentionTokens(tokens, shape["regions"], layer=name))
 
     return [
-        module.register_forward_pre_hook(remember, with_kwargs=True),
-        module.w_msa.proj.register_forward_pre_hook(collect),
+        outer.register_forward_pre_hook(remember, with_kwargs=True),
+        attention.proj.register_forward_pre_hook(collect),
     ]
 
 
-class QuantWindowMSA(nn.Module):
-    """mmdet's ``WindowMSA`` in decomposed form, with quantizers on its operands.
+@register_tap(
+    "mmdet.models.backbones.swin.ShiftWindowMSA",
+    "mmseg.models.backbones.swin.ShiftWindowMSA",
+    "mmpretrain.models.utils.attention.ShiftWindowMSA",
+)
+def tap_shift_window_msa(module: Any, name: str, sink: Sink, prefix: int) -> list[Any]:
+    """Tap the window attention of an OpenMMLab library."""
 
-    Scheme ``deploy`` quantizes what integer engines multiply: the inputs and weights of ``qkv`` and ``proj`` and
-    both operands of the two products. Scheme ``psaq`` follows V1: the outputs of ``qkv``, of the first product, of
-    the second (as ``proj``'s input) and of ``proj``, and the bias table; the softmax output stays FP. In both, q is
-    multiplied by ``head_dim ** -0.5`` before its quantizer in ``deploy`` and after qkv's in ``psaq``; a per-tensor
-    scale absorbs the constant, so the integers are the same.
+    def regions_of(query: Tensor, hw_shape: tuple[int, int]) -> tuple[int, Tensor, torch.device]:
+        shift = module.shift_size
+        # mmpretrain does not shift where one window spans the map
+        if not getattr(module, "pad_small_map", True) and min(hw_shape) == module.window_size:
+            shift = 0
+        return query.shape[0], window_regions(*hw_shape, module.window_size, shift), query.device
 
-    The keys of the state dict are the float module's, with the quantizers' beside them.
+    return tap_windows(module, module.w_msa, regions_of, name, sink)
+
+
+@register_tap("timm.models.swin_transformer.SwinTransformerBlock")
+def tap_timm_swin_block(module: Any, name: str, sink: Sink, prefix: int) -> list[Any]:
+    """Tap the window attention of a block of timm's, which shifts and pads in the block itself."""
+
+    def regions_of(x: Tensor) -> tuple[int, Tensor, torch.device]:
+        regions = window_regions(x.shape[1], x.shape[2], module.window_size, module.shift_size, roll_first=True)
+        return x.shape[0], regions, x.device
+
+    return tap_windows(module, module.attn, regions_of, f"{name}.attn", sink)
+
+
+@register_quantized(
+    "mmdet.models.backbones.swin.SwinBlock",
+    "mmseg.models.backbones.swin.SwinBlock",
+    "mmpretrain.models.backbones.swin_transformer.SwinBlock",
+    "timm.models.swin_transformer.SwinTransformerBlock",
+)
+def quantize_swin_block(module: nn.Module, name: str, policy: QuantPolicy) -> nn.Module:
+    """A block of any of them."""
+    return quantize_block(module, name, policy)
+
+
+class QuantWindowMSA(DecomposedAttention):
+    """``WindowMSA`` (timm: ``WindowAttention``) in decomposed form, with quantizers on its operands.
+
+    Scheme ``psaq`` also quantizes the bias table, as V1 does; ``deploy`` keeps it FP.
     """
 
-    qk: QuantMatMul
-    av: QuantMatMul
     relative_position_bias_table_quantizer: Quantizer | None
 
     @classmethod
-    def from_module(cls, module: WindowMSA, name: str, policy: QuantPolicy) -> QuantWindowMSA:
+    def from_module(cls, module: Any, name: str, policy: QuantPolicy) -> QuantWindowMSA:
         """The quantized sibling; shares the parameters.
 
         Args:
@@ -62,27 +101,20 @@ class QuantWindowMSA(nn.Module):
         """
         self = cls()
         psaq = policy.scheme == "psaq"
-        self.num_heads, self.window_size, self.scale = module.num_heads, module.window_size, module.scale
+        self.adopt(module, module.scale, module.attn_drop)
+        self.window_size = module.window_size
         self.relative_position_bias_table = module.relative_position_bias_table
-        self.register_buffer("relative_position_index", module.relative_position_index)
+        index = "relative_position_index"
+        # timm leaves it out of its checkpoints
+        self.register_buffer(index, getattr(module, index), persistent=index in module.state_dict())
         self.qkv = convert_with_output(module.qkv, f"{name}.qkv", policy)
         self.proj = convert_with_output(module.proj, f"{name}.proj", policy)
-        self.attn_drop, self.proj_drop, self.softmax = module.attn_drop, module.proj_drop, module.softmax
-        for product in ("qk", "av"):
-            specs = policy.specs(f"{name}.{product}")
-            operand = specs.activation if specs and not psaq else None
-            result = specs.activation if specs and psaq and product == "qk" else None
-            setattr(self, product, QuantMatMul(operand, operand, result, name=f"{name}.{product}"))
+        self.proj_drop = module.proj_drop
+        self.add_products(name, policy, "qkv")
         key = "relative_position_bias_table_quantizer"
         table = policy.specs(f"{name}.relative_position_bias_table") if psaq else None
         setattr(self, key, Quantizer(table.activation, f"{name}.{key}") if table else None)
-        self.fp_notes = {"softmax": "softmax arithmetic stays FP"}
-        if psaq:
-            self.av.fp_notes = {"left": "scheme psaq keeps the softmax output FP"}
-            if getattr(self.qkv, "output_quantizer", None) is not None:
-                self.qk.fp_notes = dict.fromkeys(("left", "right"), "quantized as qkv's output")
-                self.av.fp_notes["right"] = "quantized as qkv's output"
-        else:
+        if not psaq:
             self.fp_notes["relative_position_bias_table"] = "scheme deploy keeps bias tables FP"
         return self.train(module.training)
 
@@ -96,17 +128,8 @@ class QuantWindowMSA(nn.Module):
         Returns:
             The shape of ``x``.
         """
-        batch, count, channels = x.shape
-        # (b, n, 3 c) -> 3 x (b, heads, n, d)
-        q, k, v = self.qkv(x).reshape(batch, count, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        attention = self.qk(q * self.scale, k.transpose(-2, -1)) + self.position_bias()
-        if mask is not None:
-            windows = mask.shape[0]
-            attention = attention.view(-1, windows, self.num_heads, count, count) + mask[None, :, None]
-            attention = attention.view(-1, self.num_heads, count, count)
-        attention = self.attn_drop(self.softmax(attention))
-        # (b, heads, n, d) -> (b, n, c)
-        merged = self.av(attention, v).transpose(1, 2).reshape(batch, count, channels)
+        q, k, v = self.split(self.qkv(x))
+        merged = self.attend(q, k, v, self.position_bias(), None if mask is None else mask[:, None])
         return self.proj_drop(self.proj(merged))
 
     def position_bias(self) -> Tensor:
@@ -119,31 +142,36 @@ class QuantWindowMSA(nn.Module):
         return bias.permute(2, 0, 1).unsqueeze(0)
 
 
-def convert_with_output(module: nn.Module, name: str, policy: QuantPolicy) -> nn.Module:
-    """Convert a Linear or Conv; scheme ``psaq`` quantizes its output too."""
-    layer = convert_child(module, name, policy)
-    specs = policy.specs(name)
-    if policy.scheme == "psaq" and specs and isinstance(layer, QuantizedLayer):
-        layer.output_quantizer = Quantizer(specs.activation, f"{name}.output_quantizer").to(layer.weight.device)
-    return layer
+class TolerantLoadHook:
+    """A host's load hook that would take a quantizer's keys for a parameter's: it does not get to see them."""
+
+    def __init__(self, hook: Any) -> None:
+        self.hook = hook
+
+    def __call__(self, state_dict: dict[str, Any], *args: Any) -> None:
+        """Run the hook on the other keys."""
+        hidden = {key: state_dict.pop(key) for key in list(state_dict) if "_quantizer." in key}
+        self.hook(state_dict, *args)
+        state_dict.update(hidden)
 
 
-def quantize_patch_embed(module: PatchEmbed, name: str, policy: QuantPolicy) -> PatchEmbed:
-    """The image embedding: its projection, in scheme ``psaq`` with its output."""
-    module.projection = convert_with_output(module.projection, f"{name}.projection", policy)
-    return module
+def let_bias_tables_load(model: nn.Module) -> None:
+    """mmpretrain's Swin resizes on loading all that is called a bias table, the quantizers' scales too."""
+    for module in model.modules():
+        if hasattr(module, "_prepare_relative_position_bias_table"):
+            hooks = module._load_state_dict_pre_hooks
+            hooks.update({k: h if isinstance(h, TolerantLoadHook) else TolerantLoadHook(h) for k, h in hooks.items()})
 
 
-def quantize_swin_block(module: SwinBlock, name: str, policy: QuantPolicy) -> SwinBlock:
-    """A block: its children, and a note on the sums that stand inline in its forward."""
-    for key, child in module.named_children():
-        setattr(module, key, convert_child(child, f"{name}.{key}", policy))
-    psaq = policy.scheme == "psaq"
-    why = "inline in mmdet's SwinBlock, where no quantizer reaches them" if psaq else "scheme deploy keeps them FP"
-    module.fp_notes = {"residual_sums": why}
-    return module
-
-
-register_quantized(WindowMSA)(QuantWindowMSA.from_module)
-register_quantized(PatchEmbed)(quantize_patch_embed)
-register_quantized(SwinBlock)(quantize_swin_block)
+register_quantized(
+    "mmdet.models.backbones.swin.WindowMSA",
+    "mmseg.models.backbones.swin.WindowMSA",
+    "mmpretrain.models.utils.attention.WindowMSA",
+    "timm.models.swin_transformer.WindowAttention",
+)(QuantWindowMSA.from_module)
+register_quantized(
+    "mmdet.models.layers.transformer.utils.PatchEmbed",
+    "mmseg.models.utils.embed.PatchEmbed",
+    "mmcv.cnn.bricks.transformer.PatchEmbed",
+    "timm.layers.patch_embed.PatchEmbed",
+)(quantize_patch_embed)

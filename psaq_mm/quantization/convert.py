@@ -14,15 +14,18 @@ from .quantizer import Quantizer
 Factory = Callable[[Any, str, QuantPolicy], nn.Module]
 _F = TypeVar("_F", bound=Factory)
 
-_FACTORIES: dict[type[nn.Module], Factory] = {}
+_FACTORIES: dict[type[nn.Module] | str, Factory] = {}
 _MARK = "_quantized_by_psaq"
 
 # Calls its projections functionally: quantizers put into them would never run.
 OPAQUE = (nn.MultiheadAttention,)
 
 
-def register_quantized(*float_classes: type[nn.Module]) -> Callable[[_F], _F]:
+def register_quantized(*float_classes: type[nn.Module] | str) -> Callable[[_F], _F]:
     """Registers how modules of these classes are quantized; a later registration replaces an earlier one.
+
+    A class may be given by its full name, so that its library need not be imported (or even installed) until a model
+    brings it. Where a class is registered both ways, the class itself goes before its name.
 
     The decorated factory gets the float module, its name in the model and the policy, whose ``specs(name)`` is not None
     for it, and returns the quantized module. A factory of a compound module is responsible for the children it keeps:
@@ -61,9 +64,15 @@ def factory_of(module: nn.Module) -> Factory | None:
     """
     cls = type(module)
     for base in cls.__mro__:
-        if base in _FACTORIES and base.forward is cls.forward:
-            return _FACTORIES[base]
+        factory = _FACTORIES.get(base) or _FACTORIES.get(full_name(base))
+        if factory is not None and getattr(base, "forward", None) is cls.forward:
+            return factory
     return None
+
+
+def full_name(cls: type) -> str:
+    """Module and name, as ``register_quantized`` takes them: ``'torch.nn.modules.linear.Linear'``."""
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def is_quantized(module: nn.Module) -> bool:
