@@ -16,7 +16,7 @@ from ..generation import (
     SampleOptimiser,
     rms_differences,
 )
-from ..models import AttentionTaps, OutputFunction
+from ..models import AttentionTaps, OutputFunction, backbone_of, backbone_outputs
 from .loops.base import pixel_bounds
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class ImageGenerator:
         self.keep_smoothness = keep_smoothness
         self.augment = RollFlip(**(augment or {}))
         self.micro_batch, self.gradient_every, self.save_interval = micro_batch, gradient_every, save_interval
-        self.taps = AttentionTaps(runner.teacher.backbone)
+        self.taps = AttentionTaps(backbone_of(runner.teacher)[1])
         self.last: dict[str, float] = {}
         self.goals: Tensor | None = None
 
@@ -120,7 +120,7 @@ class ImageGenerator:
 
             def loss(view: Tensor, b: float) -> dict[str, Tensor]:
                 compared = bool(b) and outputs is not None and distance is not None
-                reference = outputs(runner.teacher, view) if compared else runner.teacher.backbone(view)
+                reference = (outputs if compared else backbone_outputs)(runner.teacher, view)
                 goal = None if self.goals is None else self.goals[optimiser.part]
                 terms = {"entropy": self.entropy_weight * self.entropy(taps.take()), "prior": self.prior(view, goal)}
                 if compared:

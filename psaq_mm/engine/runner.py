@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import PSAQError, UsageError
 from ..generation import GenerationError, SamplePool
-from ..models import artifact_model, calibration_function, policy_of
+from ..models import artifact_model, backbone_of, calibration_function, policy_of, without_downloads
 from ..quantization import (
     CoverageReport,
     QuantizationError,
@@ -89,9 +89,8 @@ class DFQRunner(Runner):
         # Without a seed of its own a run could not be resumed, nor its record be made again.
         randomness = dict(cfg.get("randomness") or {})
         cfg.randomness = {**randomness, "seed": randomness.get("seed") or 0}
-        if "backbone" in cfg.model:
-            # The zoo's configs would fetch ImageNet weights that the checkpoint replaces at once.
-            cfg.model.backbone.init_cfg = None
+        # The zoo's configs would fetch ImageNet weights that the checkpoint replaces at once.
+        cfg.model = without_downloads(cfg.model)
         present = {hook["type"].rpartition(".")[2] for hook in cfg.get("custom_hooks") or []}
         added = [{"type": f"psaq_mm.{name}"} for name in HOOKS if name not in present]
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *added]
@@ -248,8 +247,8 @@ class DFQRunner(Runner):
         with recording_sqnr(self.student), torch.no_grad():
             for batch in self.pool.images[:32].split(8):
                 forward(self.student, batch.to(self.device))
-        part = self.student.backbone if self.scope == "backbone" else self.student
-        self.coverage = coverage(part, self.policy, prefix="backbone" if self.scope == "backbone" else "")
+        prefix, part = backbone_of(self.student) if self.scope == "backbone" else ("", self.student)
+        self.coverage = coverage(part, self.policy, prefix=prefix)
 
     def save(self) -> None:
         """Write ``quantized.py``, ``quantized.pth`` and ``coverage.json``."""

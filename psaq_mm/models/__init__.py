@@ -6,7 +6,7 @@ from .artifacts import artifact_model, without_downloads
 from .attention import DecomposedAttention
 from .backbones import QuantizedBackbone, QuantizedTimmClassifier, backbone_of, quantized_class
 from .convert_swin import convert_authors_swin, has_authors_names
-from .outputs import OutputFunction, calibration_function, output_function
+from .outputs import OutputFunction, backbone_outputs, calibration_function, output_function
 from .quantized import QuantizedModel, policy_of, quantize_in_place
 from .swin import QuantWindowMSA
 from .taps import AttentionTaps, check_image_size, register_tap
@@ -27,6 +27,7 @@ __all__ = [
     "QuantizedTimmClassifier",
     "artifact_model",
     "backbone_of",
+    "backbone_outputs",
     "calibration_function",
     "check_image_size",
     "convert_authors_swin",

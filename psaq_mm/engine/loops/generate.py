@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...generation import SampleOptimiser, SamplePool, initial_images
-from ...models import check_image_size
+from ...models import backbone_of, check_image_size
 from ...registry import LOOPS
 from ..checkpoint import read_checkpoint
 from ..files import save_tensors
@@ -49,7 +49,7 @@ class GenerateLoop(FillLoop):
         super().__init__(runner, images, image_size)
         if min(images, batch_size, steps) < 1:
             raise UsageError("images, batch_size and steps of GenerateLoop must be at least 1")
-        check_image_size(runner.teacher.backbone, self.image_size)
+        check_image_size(backbone_of(runner.teacher)[1], self.image_size)
         self.batch_size, self.steps, self.start = batch_size, steps, start
         self.generator = ImageGenerator(runner, **(generator or {}))
         self.samples = Path(samples) if samples else None
