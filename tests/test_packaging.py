@@ -67,10 +67,3 @@ def test_openmmlab_comes_by_extras_alone(metadata):
     assert any(line.startswith("torch>=") for line in always)
     assert not [line for line in always if line.startswith(("mm", "onedl"))]
     assert set(metadata.get_all("Provides-Extra")) == {"onedl", "openmmlab"}
-
-
-def test_the_model_index_names_configs_that_exist():
-    lines = (ROOT / "model-index.yml").read_text().splitlines()
-    configs = [line.split(":", 1)[1].strip() for line in lines if line.strip().startswith("Config:")]
-    assert len(configs) == 2
-    assert all((ROOT / config).is_file() for config in configs)
