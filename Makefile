@@ -28,6 +28,7 @@ test-full: setup
 
 tables: setup
 	@$(BIN)/python tools/tables.py README.md
+	@$(BIN)/python tools/config_table.py
 
 clean:
 	rm -rf work_dirs data build dist *.egg-info

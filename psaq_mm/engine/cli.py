@@ -15,6 +15,7 @@ from ..compat import import_quietly
 from ..errors import PSAQError, UsageError
 from ..generation import GenerationError, NonFiniteLossError
 from ..quantization import QuantizationError
+from .packaged import find_config, find_file
 
 CONSOLE = Console()
 import_quietly("mmdet.datasets", "mmdet.evaluation", "mmdet.visualization")
@@ -22,7 +23,7 @@ import_quietly("mmdet.datasets", "mmdet.evaluation", "mmdet.visualization")
 
 def common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that every tool understands."""
-    parser.add_argument("config", help="a recipe: a host's config with a dfq section")
+    parser.add_argument("config", help="a recipe: a host's config with a dfq section, by path or by name")
     parser.add_argument("--checkpoint", help="the float checkpoint (default: load_from of the config)")
     parser.add_argument("--work-dir", help="where results go (default: work_dirs/NAME-OF-THE-CONFIG)")
     parser.add_argument(
@@ -35,18 +36,19 @@ def read_config(args: argparse.Namespace) -> Config:
     """The config with the command line's options merged in.
 
     Raises:
-        UsageError: There is no such file, or it does not parse.
+        UsageError: There is no such file nor name, or it does not parse.
     """
-    if not Path(args.config).is_file():
-        raise UsageError(f"there is no config {args.config}: give the path of one, for example from configs/")
+    path = find_config(args.config)
     try:
-        cfg = Config.fromfile(args.config)
+        cfg = Config.fromfile(path)
         cfg.merge_from_dict(args.cfg_options)
     except Exception as error:  # a config is a program: anything can be wrong in it
         raise UsageError(f"the config {args.config} cannot be read ({error}): mend it") from None
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / path.stem)
     if args.checkpoint:
         cfg.load_from = args.checkpoint
+    if cfg.get("load_from"):
+        cfg.load_from = str(find_file(cfg.load_from))
     return cfg
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import PSAQError, UsageError
 from .checkpoint import read_checkpoint
+from .packaged import find_config, find_file
 
 SHORT_SIDE = 480
 GAP, TITLE_HEIGHT, TITLE_SIZE = 8, 36, 22
@@ -25,7 +26,7 @@ def open_detector(config: Path, checkpoint: Path, device: str) -> nn.Module:
     """A detector by mmdet's ``init_detector``, after our own look at the checkpoint.
 
     Args:
-        config: A float model's config, a recipe or an artifact's config.
+        config: A float model's config, a recipe or an artifact's config; the package's own also by name.
         checkpoint: What belongs to it.
         device: Where it shall lie.
 
@@ -33,8 +34,7 @@ def open_detector(config: Path, checkpoint: Path, device: str) -> nn.Module:
         UsageError: There is no such config.
         PSAQError: The checkpoint is missing, broken or not safe to load.
     """
-    if not config.is_file():
-        raise UsageError(f"there is no config {config}: give the path of one")
+    config, checkpoint = find_config(config), find_file(checkpoint)
     read_checkpoint(checkpoint)
     return init_detector(str(config), str(checkpoint), device=device)
 

@@ -65,6 +65,13 @@ def checkpoint(tmp_path_factory):
     return path
 
 
+def test_the_packages_own_detector_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, checkpoint = Path("demo/mask_rcnn_swin_nano"), Path("configs/demo/mask_rcnn_swin_nano.pth")
+    model = pictures.open_detector(config, checkpoint, "cpu")
+    assert len(model.dataset_meta["classes"]) == 5
+
+
 def test_every_model_is_a_column_and_every_image_a_row(checkpoint, tmp_path):
     Image.new("RGB", (96, 64), "white").save(tmp_path / "image.png")
     models = [(title, CONFIG, checkpoint) for title in ("one", "two")]
