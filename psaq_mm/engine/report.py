@@ -63,12 +63,16 @@ def values(results: dict[str, Any], arm: str, bits: tuple[int, int], key: str) -
 def mean_and_error(figures: list[float]) -> str:
     """Mean and its standard error ``s / sqrt(n)``, s with n - 1 in the denominator; one figure has no error.
 
-    Example: 0.70, 0.71 and 0.72 give ``0.710 ± 0.006``.
+    A mean has a digit more than the figures, which COCO's evaluation rounds to three.
+
+    Example: 0.70, 0.71 and 0.72 give ``0.7100 ± 0.0058``.
     """
     if not figures:
         return "-"
-    mean = f"{statistics.fmean(figures):.3f}"
-    return mean if len(figures) < 2 else f"{mean} ± {statistics.stdev(figures) / len(figures) ** 0.5:.3f}"
+    mean = statistics.fmean(figures)
+    if len(figures) < 2:
+        return f"{mean:.3f}"
+    return f"{mean:.4f} ± {statistics.stdev(figures) / len(figures) ** 0.5:.4f}"
 
 
 def seeds(results: dict[str, Any], arm: str) -> str:
