@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import statistics
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from ..errors import PSAQError
 from .arms import ARMS
-from .results import SCHEMA
+from .job import results_table
+from .results import SCHEMA, Results
 
 TITLES = {"bbox_mAP": "box AP", "segm_mAP": "mask AP", "mIoU": "mIoU", "top1": "top-1"}
+DEMO = re.compile(r"(<!-- demo-output -->\n).*?(<!-- /demo-output -->)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -135,12 +140,20 @@ def report(results: dict[str, Any]) -> str:
     return "\n\n".join(part for part in (main_table(results), difference_table(results), caption(results)) if part)
 
 
+def closing_table(results: dict[str, Any]) -> str:
+    """What ``tools/dfq.py`` prints last, as it stands on a terminal of 80 columns."""
+    console = Console(file=io.StringIO(), width=80)
+    console.print(results_table(Results.from_dict(results)))
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
 def fill(text: str, folder: Path) -> str:
     """Put the tables between their markers.
 
     Args:
-        text: Markdown with blocks ``<!-- table:NAME -->`` … ``<!-- /table -->``.
-        folder: Where ``NAME_mask_rcnn.json`` lies.
+        text: Markdown with blocks ``<!-- table:NAME -->`` … ``<!-- /table -->``, and maybe one
+            ``<!-- demo-output -->`` … ``<!-- /demo-output -->``.
+        folder: Where ``NAME_mask_rcnn.json`` lies, and ``demo_run.json``, the ``results.json`` of a ``make demo``.
 
     Raises:
         PSAQError: There is no block, or a block's results cannot be read.
@@ -150,7 +163,10 @@ def fill(text: str, folder: Path) -> str:
         results = read_results(folder / f"{match['name']}_mask_rcnn.json")
         return f"{match[1]}\n{report(results)}\n\n{match[3]}"
 
-    filled, blocks = BLOCK.subn(table, text)
+    def demo(match: re.Match[str]) -> str:
+        return f"{match[1]}```text\n{closing_table(read_results(folder / 'demo_run.json'))}\n```\n{match[2]}"
+
+    filled, blocks = BLOCK.subn(table, DEMO.sub(demo, text))
     if not blocks:
         raise PSAQError("there is no block <!-- table:NAME --> … <!-- /table --> to fill: add one")
     return filled

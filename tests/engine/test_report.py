@@ -48,6 +48,20 @@ def results():
     }
 
 
+DEMO_BLOCK = "<!-- demo-output -->\nold\n<!-- /demo-output -->"
+
+
+def test_what_the_demo_printed_is_shown_as_printed(results, tmp_path):
+    (tmp_path / "demo_run.json").write_text(json.dumps(results))
+    (tmp_path / "x_mask_rcnn.json").write_text(json.dumps(results))
+    text = report.fill(f"{DEMO_BLOCK}\n<!-- table:x -->\n<!-- /table -->", tmp_path)
+    shown = text.partition("```text\n")[2].partition("```")[0]
+    assert "DemoScenes, 200 images" in shown and "old" not in text
+    assert max(map(len, shown.splitlines())) <= 80
+    (line,) = (line for line in shown.splitlines() if "fp32" in line)
+    assert [cell.strip() for cell in line.strip("│").split("│")][:5] == ["fp32", "FP32", "0", "0.750", "0.700"]
+
+
 EXPECTED = """\
 | arm | seeds | W8A8 box AP | W8A8 mask AP | W4A8 box AP | W4A8 mask AP |
 | --- | ---: | ---: | ---: | ---: | ---: |
