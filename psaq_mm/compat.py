@@ -75,6 +75,20 @@ def versions() -> dict[str, str]:
     return found
 
 
+def name_mmseg_configs() -> None:
+    """Let configs be based on mmseg's (``mmseg::…``) in either distribution.
+
+    mmengine looks for the distribution ``mmsegmentation``, which is upstream's; the maintained one has another name. By
+    the name of the module it finds both.
+    """
+    from mmengine.config import utils
+
+    try:
+        metadata.version("mmsegmentation")
+    except metadata.PackageNotFoundError:
+        utils.MODULE2PACKAGE["mmseg"] = "mmseg"
+
+
 def import_quietly(*modules: str) -> None:
     """Import host packages without what they print on the way about optional parts that nobody asked for."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
