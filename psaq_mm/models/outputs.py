@@ -1,18 +1,21 @@
-"""What teacher and student are compared on: the backbone's maps, the neck's, or a detector's logits."""
+"""What teacher and student are compared on: the backbone's maps, the neck's, or what the heads make of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from .backbones import backbone_of
+from .backbones import backbone_of, host_name
 
 OutputFunction = Callable[[nn.Module, Tensor], list[Tensor]]
 PLACES = ("backbone", "neck", "logits")
+# A name instead of the class, since a detector's recipe needs neither library.
+CLASSIFIER, SEGMENTOR = "mmpretrain.BaseClassifier", "mmseg.BaseSegmentor"
 
 
 def backbone_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -39,6 +42,33 @@ def neck_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     return list(model.neck(model.backbone(images)))
 
 
+def classifier_logits(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """A classifier's scores before the softmax, ``(images, classes)``."""
+    return list(_tensors(model(images, mode="tensor")))
+
+
+def segmentor_logits(model: nn.Module, images: Tensor, auxiliary: bool = False) -> list[Tensor]:
+    """A segmentor's maps of class scores before the softmax, ``(images, classes, h, w)``.
+
+    Args:
+        model: The segmentor.
+        images: ``(images, 3, H, W)``.
+        auxiliary: Whether the auxiliary heads run too, which only training needs: their maps then follow.
+    """
+    features = model.extract_feat(images)
+    first, *later = _heads(model.decode_head)
+    logits = first(features)
+    for head in later:
+        logits = head(features, logits)
+    others = _heads(getattr(model, "auxiliary_head", None)) if auxiliary else []
+    return [logits, *(head(features) for head in others)]
+
+
+def _heads(heads: nn.Module | None) -> list[nn.Module]:
+    """One head or several, in a list."""
+    return list(heads) if isinstance(heads, nn.ModuleList) else [heads] if heads is not None else []
+
+
 class DetectorLogits:
     """Class logits of a two-stage detector of mmdet: the proposal head's, and the box head's on given proposals.
 
@@ -54,7 +84,8 @@ class DetectorLogits:
     def __init__(self, teacher: nn.Module, proposals: int = 64, masks: bool = False) -> None:
         if not (hasattr(teacher, "rpn_head") and hasattr(teacher, "roi_head")):
             raise UsageError(
-                f"{type(teacher).__name__} is no two-stage detector: compare on 'backbone' or 'neck', not 'logits'"
+                f"{type(teacher).__name__} is no two-stage detector, segmentor or classifier: "
+                "compare on 'backbone' or 'neck', not 'logits', and use scope 'backbone'"
             )
         self.teacher = teacher
         self.proposals, self.masks = proposals, masks
@@ -113,10 +144,28 @@ def output_function(place: str, teacher: nn.Module) -> OutputFunction:
     if place == "neck" and getattr(teacher, "neck", None) is None:
         raise UsageError(f"{type(teacher).__name__} has no neck: compare on 'backbone'")
     if place == "logits":
-        return DetectorLogits(teacher)
+        return logits_function(teacher)
     return backbone_outputs if place == "backbone" else neck_outputs
 
 
+def logits_function(teacher: nn.Module, everything: bool = False) -> OutputFunction:
+    """The function of place ``logits``.
+
+    Args:
+        teacher: The FP model.
+        everything: Whether heads that the comparison does without run too.
+
+    Raises:
+        UsageError: The model is none whose logits are known.
+    """
+    kinds = {host_name(base) for base in type(teacher).__mro__}
+    if CLASSIFIER in kinds:
+        return classifier_logits
+    if SEGMENTOR in kinds and hasattr(teacher, "decode_head"):
+        return partial(segmentor_logits, auxiliary=everything)
+    return DetectorLogits(teacher, masks=everything)
+
+
 def calibration_function(scope: str, teacher: nn.Module) -> OutputFunction:
-    """What must run so that every quantizer of a scope sees data: the backbone, or all heads on proposals."""
-    return backbone_outputs if scope == "backbone" else DetectorLogits(teacher, masks=True)
+    """What must run so that every quantizer of a scope sees data: the backbone, or all heads."""
+    return backbone_outputs if scope == "backbone" else logits_function(teacher, everything=True)

@@ -79,6 +79,77 @@ def test_other_images_have_other_proposals(teacher, images):
     assert not torch.equal(outputs.rois(torch.randn(2, 3, 64, 64))[:5], first[:5])
 
 
+SWIN = {"type": "SwinTransformer", "embed_dims": 16, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
+FCN = {"type": "FCNHead", "in_channels": 128, "in_index": 3, "channels": 8, "num_convs": 1, "num_classes": 3}
+VIT = {"embed_dims": 32, "num_layers": 2, "num_heads": 2, "feedforward_channels": 64}
+SCORED = {
+    "segmentor": (
+        {
+            "type": "mmseg.EncoderDecoder",
+            "backbone": SWIN,
+            "decode_head": FCN,
+            "auxiliary_head": [{**FCN, "in_channels": 64, "in_index": 2}, {**FCN, "in_channels": 32, "in_index": 1}],
+            "test_cfg": {"mode": "whole"},
+        },
+        (2, 3, 2, 2),
+    ),
+    "cascade": (
+        {
+            "type": "mmseg.CascadeEncoderDecoder",
+            "num_stages": 2,
+            "backbone": SWIN,
+            "decode_head": [
+                FCN,
+                {
+                    "type": "OCRHead",
+                    "in_channels": 128,
+                    "in_index": 3,
+                    "channels": 8,
+                    "ocr_channels": 8,
+                    "num_classes": 3,
+                    "norm_cfg": {"type": "BN"},
+                },
+            ],
+            "test_cfg": {"mode": "whole"},
+        },
+        (2, 3, 2, 2),
+    ),
+    "classifier": (
+        {
+            "type": "mmpretrain.ImageClassifier",
+            "backbone": {"type": "VisionTransformer", "arch": VIT, "img_size": 64},
+            "head": {"type": "VisionTransformerClsHead", "num_classes": 3, "in_channels": 32, "hidden_dim": 8},
+        },
+        (2, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "shape"), SCORED.values(), ids=SCORED.keys())
+def test_logits_of_segmentors_and_classifiers_are_their_own_forward(config, shape, images):
+    init_default_scope(config["type"].partition(".")[0])
+    model = random_weights(MODELS.build(copy.deepcopy(config)))
+    seen = set()
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            module.register_forward_hook(lambda *_, name=name: seen.add(name))
+    images.requires_grad_()
+    (logits,) = output_function("logits", model)(model, images)
+    # the same computation: equal to the bit
+    assert logits.shape == shape and torch.equal(logits, model(images, mode="tensor"))
+    assert not any(name.startswith("auxiliary_head") for name in seen)
+    (gradient,) = torch.autograd.grad(logits.square().mean(), images)
+    assert gradient.abs().sum() > 0
+    with torch.no_grad():
+        calibration_function("model", model)(model, images)
+    unused = {name for name in seen ^ set(linear_layers(model)) if not name.endswith("attn.out_proj")}
+    assert not unused
+
+
+def linear_layers(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+
+
 def test_gradients_reach_student_and_images(teacher, other, images):
     images.requires_grad_()
     for place in ("backbone", "neck", "logits"):
