@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import importlib
 import pickle
+from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +140,7 @@ def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
         PSAQError: Keys are missing, unexpected or of other shapes (the first are listed), the bit widths differ, or
             the names are those of the Swin authors.
     """
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = OrderedDict((key.removeprefix("module."), value) for key, value in state.items())
     own = model.state_dict()
     is_quantizer = {key for key in {*own, *state} if key.rpartition(".")[0].endswith("quantizer")}
     shapes = [
@@ -147,11 +149,19 @@ def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
         if tuple(own[key].shape) != tuple(state[key].shape)
     ]
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if (missing or unexpected) and not shapes and not is_quantizer:
+        # mmpretrain's models rename, while they load, what older versions called otherwise. Only they know how, so a
+        # copy tries it: where it fails, the model must stay as it was.
+        with suppress(RuntimeError):
+            copy.deepcopy(model).load_state_dict(state)
+            missing, unexpected = [], []
     if missing and has_authors_names(state) and not has_authors_names(own):
         raise PSAQError(
             f"the checkpoint {name} has the Swin authors' names and order of patches: convert it with "
             f"python tools/convert_swin.py {name} OUT, then give OUT"
         )
+    if shapes and not missing and not unexpected:
+        check_class_count(own, state, name)
     for what, keys in (("lacks", missing), ("has unexpected", unexpected), ("has other shapes:", sorted(shapes))):
         if keys:
             more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
@@ -164,6 +174,29 @@ def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
         model.load_state_dict(state)
     except QuantizationError as error:
         raise PSAQError(f"the checkpoint {name} does not fit: {error}") from None
+
+
+def check_class_count(own: dict[str, Any], state: dict[str, Any], name: str) -> None:
+    """Make sure that it isn't the number of classes alone that differs.
+
+    Args:
+        own: The model's state dict.
+        state: The checkpoint's, with the same keys.
+        name: What messages call it.
+
+    Raises:
+        PSAQError: Only heads differ, in nothing but the length of dimension 0, and all in the same way.
+    """
+    keys = [key for key in own if tuple(own[key].shape) != tuple(state[key].shape)]
+    pairs = [(own[key], state[key]) for key in keys]
+    lengths = {(len(ours), len(theirs)) for ours, theirs in pairs if ours.dim() and theirs.dim()}
+    of_heads = all("head" in key for key in keys)
+    if of_heads and len(lengths) == 1 and all(ours.shape[1:] == theirs.shape[1:] for ours, theirs in pairs):
+        ours, theirs = lengths.pop()
+        raise PSAQError(
+            f"the checkpoint {name} was trained for {theirs} classes, the config's model has {ours}: set num_classes "
+            f"to {theirs}, or give the checkpoint that belongs to the config"
+        )
 
 
 def artifact_config(cfg: Config, model: dict[str, Any]) -> Config:

@@ -213,3 +213,32 @@ def test_other_quantization_is_refused(tiny_recipe, saved, asked, said):
     with pytest.raises(PSAQError, match=said) as error:
         load_weights(build(tiny_recipe, asked), state, "a.pth")
     assert "\n" not in str(error.value)
+
+
+def classifier(num_classes: int = 5) -> nn.Module:
+    """A Swin of mmpretrain's."""
+    init_default_scope("mmpretrain")
+    arch = {"embed_dims": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}
+    backbone = {"type": "SwinTransformer", "arch": arch, "img_size": 64, "pad_small_map": True}
+    head = {"type": "LinearClsHead", "num_classes": num_classes, "in_channels": 128}
+    model = {"type": "ImageClassifier", "backbone": backbone, "neck": {"type": "GlobalAveragePooling"}, "head": head}
+    return random_weights(MODELS.build(model))
+
+
+def test_names_of_older_versions_load_as_the_host_renames_them():
+    model, other = classifier(), classifier()
+    state = {key.replace("backbone.norm3.", "backbone.norm."): value for key, value in model.state_dict().items()}
+    assert "backbone.norm.weight" in state
+    state["backbone.stages.0.blocks.0.attn.attn_mask"] = torch.zeros(4, 49, 49)
+    for parameter in other.parameters():
+        parameter.data.zero_()
+    load_weights(other, state, "old.pth")
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in model.state_dict().items())
+    with pytest.raises(PSAQError, match="of another architecture: it has unexpected other.weight"):
+        load_weights(other, {**model.state_dict(), "other.weight": torch.ones(1)}, "other.pth")
+
+
+def test_another_number_of_classes_is_no_other_architecture():
+    said = "was trained for 7 classes, the config's model has 5: set num_classes to 7, or give the checkpoint"
+    with pytest.raises(PSAQError, match=said):
+        load_weights(classifier(), classifier(7).state_dict(), "seven.pth")
