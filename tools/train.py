@@ -13,7 +13,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from psaq_mm.engine.cli import run_tool
+from psaq_mm.engine.cli import import_host, run_tool
 from psaq_mm.engine.packaged import find_config
 
 
@@ -28,6 +28,7 @@ def main() -> int:
     config = find_config(args.config)
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(args.cfg_options)
+    import_host(cfg)
     cfg.work_dir = args.work_dir or str(Path("work_dirs") / config.stem)
     cfg.resume = args.resume
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)

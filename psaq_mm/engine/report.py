@@ -16,7 +16,7 @@ from .arms import ARMS
 from .job import results_table
 from .results import SCHEMA, Results
 
-TITLES = {"bbox_mAP": "box AP", "segm_mAP": "mask AP", "mIoU": "mIoU", "top1": "top-1"}
+TITLES = {"bbox_mAP": "box AP", "segm_mAP": "mask AP", "mIoU": "mIoU", "aAcc": "pixel accuracy", "top1": "top-1"}
 DEMO = re.compile(r"(<!-- demo-output -->\n).*?(<!-- /demo-output -->)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 

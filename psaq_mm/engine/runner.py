@@ -89,11 +89,15 @@ class DFQRunner(Runner):
         # Without a seed of its own a run could not be resumed, nor its record be made again.
         randomness = dict(cfg.get("randomness") or {})
         cfg.randomness = {**randomness, "seed": randomness.get("seed") or 0}
+        if cfg.get("data_preprocessor") is not None:
+            # mmpretrain's stands beside the model, where mmengine would hand it to the float model alone.
+            cfg.model.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
         # The zoo's configs would fetch ImageNet weights that the checkpoint replaces at once.
         cfg.model = without_downloads(cfg.model)
-        present = {hook["type"].rpartition(".")[2] for hook in cfg.get("custom_hooks") or []}
-        added = [{"type": f"psaq_mm.{name}"} for name in HOOKS if name not in present]
-        cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *added]
+        # A checkpoint holds averaged weights already; the hook would put its own copy in their place.
+        kept = [hook for hook in cfg.get("custom_hooks") or [] if hook["type"].rpartition(".")[2] != "EMAHook"]
+        present = {hook["type"].rpartition(".")[2] for hook in kept}
+        cfg.custom_hooks = [*kept, *({"type": f"psaq_mm.{name}"} for name in HOOKS if name not in present)]
         writable_folder(Path(cfg.work_dir))
         return super().from_cfg(cfg)
 
@@ -149,7 +153,8 @@ class DFQRunner(Runner):
     @property
     def rgb(self) -> bool:
         """Whether the model takes RGB images (rather than BGR)."""
-        return bool(getattr(self.teacher.data_preprocessor, "_channel_conversion", True))
+        preprocessor = self.teacher.data_preprocessor
+        return bool(getattr(preprocessor, "_channel_conversion", getattr(preprocessor, "to_rgb", True)))
 
     def load_or_resume(self) -> None:
         """Load the float checkpoint, once, safely and completely."""
@@ -223,7 +228,8 @@ class DFQRunner(Runner):
     def build_student(self) -> nn.Module:
         """The quantized model as the artifact config names it, with the teacher's weights."""
         with usage_errors():
-            student = HOST_MODELS.build(self.artifact)
+            # A copy, since mmpretrain's models write into their configs.
+            student = HOST_MODELS.build(copy.deepcopy(self.artifact))
         missing, unexpected = student.load_state_dict(self.teacher.state_dict(), strict=False)
         own = [key for key in missing if "quantizer." not in key]
         if own or unexpected:
@@ -258,8 +264,8 @@ class DFQRunner(Runner):
         meta = {"psaq_mm": self.quantization_record()}
         if "dataset_meta" in self.checkpoint_meta:
             meta["dataset_meta"] = self.checkpoint_meta["dataset_meta"]
-        elif "CLASSES" in self.checkpoint_meta:
-            meta["CLASSES"] = self.checkpoint_meta["CLASSES"]
+        else:  # as the versions before named it; mmseg asks for both
+            meta |= {key: self.checkpoint_meta[key] for key in ("CLASSES", "PALETTE") if key in self.checkpoint_meta}
         config = artifact_config(self.cfg, self.artifact.to_dict())
         save_artifact(self.folder, config, self.student, meta)
         if self.coverage is not None:
