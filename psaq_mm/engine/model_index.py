@@ -11,7 +11,7 @@ import yaml
 from ..errors import PSAQError
 
 BLOCK = re.compile(r"(<!-- configs -->\n).*?(<!-- /configs -->)", re.DOTALL)
-HEAD = ["name", "quantizes", "task", "data", "backbone", "bits", "FP box AP", "FP mask AP", "checkpoint"]
+HEAD = ["name", "quantizes", "task", "data", "backbone", "bits", "FP figures", "checkpoint"]
 REQUIRED = ("Name", "In Collection", "Config", "Metadata", "Results")
 
 
@@ -90,7 +90,8 @@ def table(models: list[dict[str, Any]]) -> str:
                 ", ".join(dict.fromkeys(result["Dataset"] for result in model["Results"])),
                 model["Metadata"]["Backbone"],
                 bits(model),
-                *(str(figures.get(key, "-")) for key in ("FP box AP", "FP mask AP")),
+                # One column: a task has figures that no other has.
+                ", ".join(f"{key.removeprefix('FP ')} {value}" for key, value in figures.items()) or "-",
                 checkpoint(model),
             ]
         )

@@ -1,0 +1,21 @@
+# Data-free quantization of an ImageNet classifier on one GPU of 24 GB: small images, so more of them than a detector's.
+_base_ = './dfq.py'
+
+custom_imports = dict(imports=['psaq_mm'], allow_failed_imports=False)
+dfq = dict(
+    images=dict(
+        images=256,
+        image_size=(224, 224),
+        batch_size=64,
+        steps=300,
+        generator=dict(warmup=30, micro_batch=32)),
+    calibrate=dict(images=64, batch_size=32),
+    cycle=dict(
+        cycles=10,
+        generator_steps=30,
+        generator_images=32,
+        generator=dict(warmup=5, micro_batch=32),
+        student_steps=100,
+        batch_size=32,
+        # Trained for long on much data, these weights want smaller steps than the demo's.
+        lr=dict(weight=1e-5, bias=1e-5, scale=1e-3)))
