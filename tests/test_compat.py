@@ -11,6 +11,7 @@ from importlib import metadata
 
 import pytest
 import torch
+from mmengine.config import utils
 
 from psaq_mm import compat
 
@@ -39,6 +40,24 @@ def message():
     text = str(caught.value)
     assert "\n" not in text
     return text
+
+
+@pytest.mark.parametrize("upstream", [True, False], ids=["upstream", "maintained"])
+def test_mmsegs_configs_are_found_under_either_name(monkeypatch, upstream):
+    version = metadata.version
+    distributions = {"mmsegmentation": "1.2.2"} if upstream else {}
+
+    def fake(name):
+        if name != "mmsegmentation":
+            return version(name)
+        if name not in distributions:
+            raise metadata.PackageNotFoundError(name)
+        return distributions[name]
+
+    monkeypatch.setattr(metadata, "version", fake)
+    monkeypatch.setitem(utils.MODULE2PACKAGE, "mmseg", "mmsegmentation")
+    compat.name_mmseg_configs()
+    assert utils.MODULE2PACKAGE["mmseg"] == ("mmsegmentation" if upstream else "mmseg")
 
 
 def test_this_environment_fits():
