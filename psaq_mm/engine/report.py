@@ -18,6 +18,8 @@ from .results import SCHEMA, Results
 
 TITLES = {"bbox_mAP": "box AP", "segm_mAP": "mask AP", "mIoU": "mIoU", "aAcc": "pixel accuracy", "top1": "top-1"}
 DEMO = re.compile(r"(<!-- demo-output -->\n).*?(<!-- /demo-output -->)", re.DOTALL)
+# Whose evaluator gives a figure, where it isn't mmdet's.
+HOSTS = {"mIoU": "mmseg", "top-1": "mmpretrain"}
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -122,7 +124,8 @@ def difference_table(results: dict[str, Any], arm: str = "psaq") -> str:
 def caption(results: dict[str, Any]) -> str:
     """What was measured, and with what."""
     counted, used = results["coverage"], results["versions"]
-    stack = ", ".join(f"{name} {used[name]}" for name in ("torch", "mmdet") if name in used)
+    host = next((HOSTS[title] for title in headline(results).values() if title in HOSTS), "mmdet")
+    stack = ", ".join(f"{name} {used[name]}" for name in ("torch", host) if name in used)
     return (
         f"`{results['config']}`, {results['images']} evaluation images, {counted['quantized']} tensors quantized and "
         f"{counted['fp']} left FP; {stack}."

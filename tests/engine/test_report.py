@@ -81,6 +81,23 @@ def test_a_known_record_gives_known_markdown(results):
     assert report.report(results) == EXPECTED
 
 
+@pytest.mark.parametrize(
+    ("metrics", "titles", "host"),
+    [
+        ({"aAcc": 81.0, "mIoU": 44.4, "mAcc": 55.0}, ["pixel accuracy", "mIoU"], "mmseg 1.4.2"),
+        ({"accuracy/top1": 81.2, "accuracy/top5": 95.0}, ["top-1"], "mmpretrain 1.3.6"),
+    ],
+    ids=["segmentor", "classifier"],
+)
+def test_other_tasks_have_their_own_figures_and_library(results, metrics, titles, host):
+    results["versions"] |= {"mmseg": "1.4.2", "mmpretrain": "1.3.6"}
+    for one in results["rows"]:
+        one["metrics"] = metrics
+    text = report.report(results)
+    assert text.startswith(f"| arm | seeds | {' | '.join(f'W8A8 {title}' for title in titles)} | W4A8")
+    assert text.endswith(f"torch 2.14.1, {host}.")
+
+
 def test_without_the_arm_there_are_no_differences(results):
     results["rows"] = [one for one in results["rows"] if one["arm"] != "psaq"]
     assert "minus" not in report.report(results)
