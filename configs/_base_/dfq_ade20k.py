@@ -1,5 +1,5 @@
-# Data-free quantization of a full-size segmentor on one GPU of 24 GB: as a detector's, with images as large as the crops
-# that it was trained on.
+# Data-free quantization of a full-size segmentor on a GPU: as a detector's, with images as large as the crops that it
+# was trained on.
 _base_ = './dfq_coco.py'
 
 dfq = dict(images=dict(image_size=(512, 512)))

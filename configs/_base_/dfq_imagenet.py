@@ -1,4 +1,5 @@
-# Data-free quantization of an ImageNet classifier on one GPU of 24 GB: small images, so more of them than a detector's.
+# Data-free quantization of an ImageNet classifier on a GPU: small images, so more of them than a detector's. Where its
+# memory does not suffice, smaller micro-batches and batches do.
 _base_ = './dfq.py'
 
 custom_imports = dict(imports=['psaq_mm'], allow_failed_imports=False)
