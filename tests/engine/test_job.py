@@ -163,7 +163,7 @@ def mmdet_test(config: Path, checkpoint: Path, out: Path) -> tuple[dict, list]:
     """mmdet's own test tool as a plain subprocess: its figures and its predictions."""
     tool = Path(mmdet.__file__).parent / ".mim" / "tools" / "test.py"
     command = [sys.executable, str(tool), str(config), str(checkpoint), "--work-dir", str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command += ["--out", str(out / "found.pkl")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -17,7 +17,8 @@ import torch
 from tests.conftest import ROOT
 
 TOOL = ROOT / "tools" / "dfq.py"
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+# As many threads as here: how sums are split over them decides their last bits.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
 def start(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
