@@ -9,11 +9,3 @@ model = dict(backbone=dict(depths=[2, 2, 18, 2], init_cfg=dict(type='Pretrained'
 
 load_from = 'checkpoints/cascade_mask_rcnn_swin_small_patch4_window7_converted.pth'
 checkpoint_url = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.2/cascade_mask_rcnn_swin_small_patch4_window7.pth'  # noqa
-# For the arms that compare with real images: COCO's training images, never those of the evaluation.
-real_images = dict(
-    type='CocoDataset',
-    data_root=_base_.data_root,
-    ann_file='annotations/instances_train2017.json',
-    data_prefix=dict(img='train2017/'),
-    test_mode=True,
-    pipeline=_base_.test_pipeline)

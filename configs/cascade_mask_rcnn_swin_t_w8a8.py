@@ -6,11 +6,3 @@ _base_ = ['./_base_/cascade_mask_rcnn_swin_authors.py', './_base_/dfq_coco.py']
 
 load_from = 'checkpoints/cascade_mask_rcnn_swin_tiny_patch4_window7_converted.pth'
 checkpoint_url = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.2/cascade_mask_rcnn_swin_tiny_patch4_window7.pth'  # noqa
-# For the arms that compare with real images: COCO's training images, never those of the evaluation.
-real_images = dict(
-    type='CocoDataset',
-    data_root=_base_.data_root,
-    ann_file='annotations/instances_train2017.json',
-    data_prefix=dict(img='train2017/'),
-    test_mode=True,
-    pipeline=_base_.test_pipeline)

@@ -4,9 +4,3 @@ _base_ = ['mmpretrain::deit/deit-base_16xb64_in1k.py', './_base_/dfq_imagenet.py
 
 load_from = 'checkpoints/deit-base_3rdparty_pt-16xb64_in1k_20211124-6f40c188.pth'
 checkpoint_url = 'https://mmassets.onedl.ai/mmclassification/v0/deit/deit-base_3rdparty_pt-16xb64_in1k_20211124-6f40c188.pth'  # noqa
-# For the arms that compare with real images: the training images, never those of the evaluation.
-real_images = dict(
-    type='ImageNet',
-    data_root='data/imagenet',
-    split='train',
-    pipeline=_base_.test_pipeline)

@@ -4,9 +4,3 @@ _base_ = ['mmpretrain::deit/deit-small_4xb256_in1k.py', './_base_/dfq_imagenet.p
 
 load_from = 'checkpoints/deit-small_pt-4xb256_in1k_20220218-9425b9bb.pth'
 checkpoint_url = 'https://mmassets.onedl.ai/mmclassification/v0/deit/deit-small_pt-4xb256_in1k_20220218-9425b9bb.pth'  # noqa
-# For the arms that compare with real images: the training images, never those of the evaluation.
-real_images = dict(
-    type='ImageNet',
-    data_root='data/imagenet',
-    split='train',
-    pipeline=_base_.test_pipeline)

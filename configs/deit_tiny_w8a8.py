@@ -4,9 +4,3 @@ _base_ = ['mmpretrain::deit/deit-tiny_4xb256_in1k.py', './_base_/dfq_imagenet.py
 
 load_from = 'checkpoints/deit-tiny_pt-4xb256_in1k_20220218-13b382a0.pth'
 checkpoint_url = 'https://mmassets.onedl.ai/mmclassification/v0/deit/deit-tiny_pt-4xb256_in1k_20220218-13b382a0.pth'  # noqa
-# For the arms that compare with real images: the training images, never those of the evaluation.
-real_images = dict(
-    type='ImageNet',
-    data_root='data/imagenet',
-    split='train',
-    pipeline=_base_.test_pipeline)

@@ -4,9 +4,3 @@ _base_ = ['mmpretrain::swin_transformer/swin-small_16xb64_in1k.py', './_base_/df
 
 load_from = 'checkpoints/swin_small_patch4_window7_224-cc7a01c9.pth'
 checkpoint_url = 'https://mmassets.onedl.ai/mmclassification/v0/swin-transformer/convert/swin_small_patch4_window7_224-cc7a01c9.pth'  # noqa
-# For the arms that compare with real images: the training images, never those of the evaluation.
-real_images = dict(
-    type='ImageNet',
-    data_root='data/imagenet',
-    split='train',
-    pipeline=_base_.test_pipeline)

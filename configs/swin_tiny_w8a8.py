@@ -4,9 +4,3 @@ _base_ = ['mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py', './_base_/dfq
 
 load_from = 'checkpoints/swin_tiny_patch4_window7_224-160bb0a5.pth'
 checkpoint_url = 'https://mmassets.onedl.ai/mmclassification/v0/swin-transformer/convert/swin_tiny_patch4_window7_224-160bb0a5.pth'  # noqa
-# For the arms that compare with real images: the training images, never those of the evaluation.
-real_images = dict(
-    type='ImageNet',
-    data_root='data/imagenet',
-    split='train',
-    pipeline=_base_.test_pipeline)

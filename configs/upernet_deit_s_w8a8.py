@@ -3,9 +3,3 @@ _base_ = ['mmseg::vit/vit_deit-s16_upernet_8xb2-160k_ade20k-512x512.py', './_bas
 
 load_from = 'checkpoints/upernet_deit-s16_512x512_160k_ade20k_20210621_160903-5110d916.pth'
 checkpoint_url = 'https://mmassets.onedl.ai/mmsegmentation/v0.5/vit/upernet_deit-s16_512x512_160k_ade20k/upernet_deit-s16_512x512_160k_ade20k_20210621_160903-5110d916.pth'  # noqa
-# For the arms that compare with real images: the training images, never those of the evaluation.
-real_images = dict(
-    type='ADE20KDataset',
-    data_root=_base_.data_root,
-    data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
-    pipeline=_base_.test_pipeline)

@@ -3,9 +3,3 @@ _base_ = ['mmseg::swin/swin-small-patch4-window7-in1k-pre_upernet_8xb2-160k_ade2
 
 load_from = 'checkpoints/upernet_swin_small_patch4_window7_512x512_160k_ade20k_pretrain_224x224_1K_20210526_192015-ee2fff1c.pth'
 checkpoint_url = 'https://mmassets.onedl.ai/mmsegmentation/v0.5/swin/upernet_swin_small_patch4_window7_512x512_160k_ade20k_pretrain_224x224_1K/upernet_swin_small_patch4_window7_512x512_160k_ade20k_pretrain_224x224_1K_20210526_192015-ee2fff1c.pth'  # noqa
-# For the arms that compare with real images: the training images, never those of the evaluation.
-real_images = dict(
-    type='ADE20KDataset',
-    data_root=_base_.data_root,
-    data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
-    pipeline=_base_.test_pipeline)

@@ -22,6 +22,26 @@ SIZE = 64
 NUMBER = itertools.count()
 
 
+# A run of seconds, and no data for training or validation.
+SHORT_RUN = {
+    "val_dataloader": None,
+    "val_evaluator": None,
+    "val_cfg": None,
+    "dfq.images.images": 4,
+    "dfq.images.image_size": (SIZE, SIZE),
+    "dfq.images.batch_size": 2,
+    "dfq.images.steps": 3,
+    "dfq.images.generator.warmup": 1,
+    "dfq.calibrate.images": 4,
+    "dfq.calibrate.batch_size": 2,
+    "dfq.cycle.cycles": 1,
+    "dfq.cycle.generator_steps": 2,
+    "dfq.cycle.generator_images": 2,
+    "dfq.cycle.student_steps": 2,
+    "dfq.cycle.batch_size": 2,
+}
+
+
 def tiny_options(data: Path) -> dict:
     """What makes the demo's recipe take seconds: half its width, five blocks, pictures of 64 pixels, a few steps."""
     return {
@@ -47,21 +67,7 @@ def tiny_options(data: Path) -> dict:
         "test_dataloader.dataset.size": SIZE,
         "test_dataloader.dataset.pipeline.1.scale": (SIZE, SIZE),
         "test_evaluator.ann_file": f"{data}/val.json",
-        "val_dataloader": None,
-        "val_evaluator": None,
-        "val_cfg": None,
-        "dfq.images.images": 4,
-        "dfq.images.image_size": (SIZE, SIZE),
-        "dfq.images.batch_size": 2,
-        "dfq.images.steps": 3,
-        "dfq.images.generator.warmup": 1,
-        "dfq.calibrate.images": 4,
-        "dfq.calibrate.batch_size": 2,
-        "dfq.cycle.cycles": 1,
-        "dfq.cycle.generator_steps": 2,
-        "dfq.cycle.generator_images": 2,
-        "dfq.cycle.student_steps": 2,
-        "dfq.cycle.batch_size": 2,
+        **SHORT_RUN,
     }
 
 

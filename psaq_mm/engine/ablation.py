@@ -15,8 +15,8 @@ from rich.console import Console
 from ..errors import PSAQError, UsageError
 from .arms import ARMS, configure, parse_bits
 from .files import save_with, writable_folder
-from .job import dataset_name, main_metrics
-from .results import SCHEMA, STAGES, Results, Row, peak_memory_mib, reset_peak_memory
+from .job import dataset_name
+from .results import SCHEMA, STAGES, Results, Row, main_metrics, peak_memory_mib, reset_peak_memory
 from .runner import DFQRunner
 
 Key = tuple[str, int, int, int]

@@ -65,8 +65,8 @@ def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: 
     """The recipe of one row.
 
     Args:
-        cfg: The recipe that the rows share; ``real_images`` names the data set of the real arms, and
-            ``quantization_by_bits`` (``{'w6a6': {…}}``) what a bit width changes for every arm.
+        cfg: The recipe that the rows share; ``real_images`` names the data set of the real arms (default: the training
+            set), and ``quantization_by_bits`` (``{'w6a6': {…}}``) what a bit width changes for every arm.
         arm: A key of :data:`ARMS`.
         bits: Weight and activation bits.
         seed: The row's seed.
@@ -93,9 +93,9 @@ def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: 
         start = NOISES[chosen.images]
         options.images = {"type": "psaq_mm.NoiseLoop", "images": total, "image_size": size, "start": start}
     else:
-        if cfg.get("real_images") is None:
+        dataset = real_dataset(cfg)
+        if dataset is None:
             raise UsageError(f"arm {arm} needs real images: set real_images in the config to a data set for training")
-        dataset = cfg.real_images.to_dict()
         options.images = {"type": "psaq_mm.RealImagesLoop", "images": total, "image_size": size, "dataset": dataset}
     if not chosen.student:
         cycle.cycles = 0
@@ -104,3 +104,19 @@ def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: 
     if not chosen.competes:
         cycle.competition = 0.0
     return cfg
+
+
+def real_dataset(cfg: Config) -> dict | None:
+    """Where real images come from: ``real_images``, or else the config's training set, as the test pipeline sees it.
+
+    Returns:
+        The data set's config; None where there is neither.
+    """
+    if "real_images" in cfg:
+        return None if cfg.real_images is None else cfg.real_images.to_dict()
+    if cfg.get("train_dataloader") is None or cfg.get("test_dataloader") is None:
+        return None
+    dataset = cfg.train_dataloader.dataset.to_dict()
+    while "dataset" in dataset:  # repeated or balanced: what counts is inside
+        dataset = dataset["dataset"]
+    return {**dataset, "pipeline": copy.deepcopy(cfg.test_dataloader.dataset.pipeline)}

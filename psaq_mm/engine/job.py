@@ -11,7 +11,7 @@ from mmengine.runner import BaseLoop
 from rich.console import Console
 from rich.table import Table
 
-from .results import Results, Row, peak_memory_mib, reset_peak_memory
+from .results import Results, Row, peak_memory_mib, reset_peak_memory, results_table
 from .runner import DFQRunner
 
 
@@ -106,29 +106,3 @@ class RecordHook(Hook):
         """Write what is known of the row."""
         self.row.samples_sha256 = runner.pool.sha256()
         self.job.record(self.row)
-
-
-def main_metrics(rows: list[Row]) -> list[str]:
-    """The figures worth a column: each evaluator's headline, in its own order."""
-    keys = [key for row in rows for key in row.metrics]
-    headline = ("mAP", "mIoU", "aAcc", "top1")
-    return list(
-        dict.fromkeys(
-            key for key in keys if key.rpartition("/")[2].removeprefix("bbox_").removeprefix("segm_") in headline
-        )
-    )
-
-
-def results_table(results: Results) -> Table:
-    """The rows with their headline figures."""
-    columns = main_metrics(results.rows)
-    table = Table(title=f"{results.dataset}, {results.images} images")
-    for head in ("arm", "bits", "seed", *columns, "seconds", "peak MiB"):
-        table.add_column(head, justify="left" if head in ("arm", "bits") else "right")
-    for row in results.rows:
-        bits = "FP32" if row.arm == "fp32" else f"W{row.weight_bits}A{row.activation_bits}"
-        figures = [f"{row.metrics[key]:.3f}" if key in row.metrics else "-" for key in columns]
-        table.add_row(
-            row.arm, bits, str(row.seed), *figures, f"{sum(row.seconds.values()):.0f}", str(row.peak_memory_mib)
-        )
-    return table

@@ -13,8 +13,7 @@ from rich.console import Console
 
 from ..errors import PSAQError
 from .arms import ARMS
-from .job import results_table
-from .results import SCHEMA, Results
+from .results import SCHEMA, Results, results_table
 
 TITLES = {"bbox_mAP": "box AP", "segm_mAP": "mask AP", "mIoU": "mIoU", "aAcc": "pixel accuracy", "top1": "top-1"}
 DEMO = re.compile(r"(<!-- demo-output -->\n).*?(<!-- /demo-output -->)", re.DOTALL)

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from ..compat import versions
 from .files import save_json
 
@@ -67,6 +69,32 @@ class Results:
         """The inverse of what ``save`` writes."""
         rows = [Row(**row) for row in data["rows"]]
         return cls(data["config"], data["dataset"], data["images"], data["coverage"], rows)
+
+
+def main_metrics(rows: list[Row]) -> list[str]:
+    """The figures worth a column: each evaluator's headline, in its own order."""
+    keys = [key for row in rows for key in row.metrics]
+    headline = ("mAP", "mIoU", "aAcc", "top1")
+    return list(
+        dict.fromkeys(
+            key for key in keys if key.rpartition("/")[2].removeprefix("bbox_").removeprefix("segm_") in headline
+        )
+    )
+
+
+def results_table(results: Results) -> Table:
+    """The rows with their headline figures."""
+    columns = main_metrics(results.rows)
+    table = Table(title=f"{results.dataset}, {results.images} images")
+    for head in ("arm", "bits", "seed", *columns, "seconds", "peak MiB"):
+        table.add_column(head, justify="left" if head in ("arm", "bits") else "right")
+    for row in results.rows:
+        bits = "FP32" if row.arm == "fp32" else f"W{row.weight_bits}A{row.activation_bits}"
+        figures = [f"{row.metrics[key]:.3f}" if key in row.metrics else "-" for key in columns]
+        table.add_row(
+            row.arm, bits, str(row.seed), *figures, f"{sum(row.seconds.values()):.0f}", str(row.peak_memory_mib)
+        )
+    return table
 
 
 def reset_peak_memory() -> None:

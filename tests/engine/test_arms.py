@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from psaq_mm.engine.arms import ARMS, configure, parse_bits
+from psaq_mm.engine.arms import ARMS, configure, parse_bits, real_dataset
 from psaq_mm.errors import UsageError
 
 SAMPLES = Path("samples.pth")
@@ -61,6 +61,18 @@ def test_the_recipe_itself_stays(recipe):
     before = cfg.pretty_text
     configure(cfg, "real", (6, 6), 5, SAMPLES)
     assert cfg.pretty_text == before
+
+
+def test_real_images_are_the_training_set_where_nothing_else_is_said(recipe):
+    cfg = recipe()
+    assert real_dataset(cfg) == cfg.real_images.to_dict()
+    cfg.pop("real_images")
+    plain = {"type": "CocoDataset", "ann_file": "train.json", "pipeline": ["random"]}
+    for dataset in (plain, {"type": "RepeatDataset", "times": 2, "dataset": plain}):
+        cfg.train_dataloader = {"dataset": dataset}
+        assert real_dataset(cfg) == {**plain, "pipeline": cfg.test_dataloader.dataset.pipeline}
+    cfg.train_dataloader = None
+    assert real_dataset(cfg) is None
 
 
 def test_unknown_arms_and_missing_real_images_are_usage_errors(recipe):

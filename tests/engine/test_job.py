@@ -21,8 +21,8 @@ from mmengine.fileio import load
 from PIL import Image
 from rich.console import Console
 
-from psaq_mm.engine.job import Job, main_metrics
-from psaq_mm.engine.results import Results
+from psaq_mm.engine.job import Job
+from psaq_mm.engine.results import Results, main_metrics
 from psaq_mm.quantization import State, quantizers
 from tests.conftest import ROOT, SIZE
 

@@ -24,36 +24,24 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
+from psaq_mm.engine.arms import real_dataset
 from psaq_mm.engine.cli import import_host
-from psaq_mm.engine.job import Job, main_metrics
+from psaq_mm.engine.job import Job
 from psaq_mm.engine.loops.base import pixel_bounds
+from psaq_mm.engine.results import main_metrics
 from psaq_mm.models import backbone_of, without_downloads
 from psaq_mm.quantization import quantizers
-from tests.conftest import ROOT, named, random_weights
+from tests.conftest import ROOT, SHORT_RUN, SIZE, named, random_weights
 
-SIZE, IMAGES = 64, 6
+IMAGES = 6
 # as checkpoints of the versions before have it; not the data set's own, so that one can be told from the other
 META = {"CLASSES": [f"class {index}" for index in range(150)], "PALETTE": [[index, 0, 0] for index in range(150)]}
 DELETE = {"_delete_": True}
 SHORT = {
-    "dfq.images.images": 4,
-    "dfq.images.image_size": (SIZE, SIZE),
-    "dfq.images.batch_size": 2,
-    "dfq.images.steps": 3,
-    "dfq.images.generator.warmup": 1,
-    "dfq.calibrate.images": 4,
-    "dfq.calibrate.batch_size": 2,
-    "dfq.cycle.cycles": 1,
-    "dfq.cycle.generator_steps": 2,
-    "dfq.cycle.generator_images": 2,
-    "dfq.cycle.student_steps": 2,
-    "dfq.cycle.batch_size": 2,
+    **SHORT_RUN,
     "test_dataloader.num_workers": 0,
     "test_dataloader.persistent_workers": False,
     "test_dataloader.batch_size": 1,
-    "val_dataloader": None,
-    "val_evaluator": None,
-    "val_cfg": None,
 }
 UPERNET = {
     "model.backbone.embed_dims": 16,
@@ -64,12 +52,10 @@ UPERNET = {
     "model.auxiliary_head.in_channels": 64,
     "model.auxiliary_head.channels": 16,
     "test_dataloader.dataset.pipeline.1.scale": (SIZE, SIZE),
-    "real_images.pipeline.1.scale": (SIZE, SIZE),
 }
 CROPS = {
-    f"{dataset}.pipeline.{step}": size
-    for dataset in ("test_dataloader.dataset", "real_images")
-    for step, size in (("1.scale", SIZE), ("2.crop_size", SIZE))
+    "test_dataloader.dataset.pipeline.1.scale": SIZE,
+    "test_dataloader.dataset.pipeline.2.crop_size": SIZE,
 }
 DEIT = {
     **CROPS,
@@ -105,7 +91,7 @@ def shrunken(task: str, folder: Path, options: dict | None = None) -> Config:
     recipe, smaller, _, _ = TASKS[task]
     cfg = Config.fromfile(ROOT / "configs" / f"{recipe}.py")
     data = str(folder / "data")
-    places = {"test_dataloader.dataset.data_root": data, "real_images.data_root": data}
+    places = {"test_dataloader.dataset.data_root": data, "train_dataloader.dataset.data_root": data}
     places["load_from"] = str(folder / "float.pth")
     # a copy, since mmengine takes _delete_ out of what it merges
     for some in (SHORT, smaller, places, options or {}):
@@ -266,8 +252,9 @@ def test_logits_can_be_compared_and_heads_quantized(again, options):
     assert any("head" in name for name in found) == ("dfq.quantization.scope" in options)
 
 
-def test_real_images_are_the_training_images(again, job):
-    dataset = job.runner.cfg.real_images.to_dict()
+def test_real_images_are_the_training_images(task, again, job):
+    data = Path(job.runner.cfg.test_dataloader.dataset.data_root)
+    dataset = real_dataset(shrunken(task, data.parent))
     real = {"type": "psaq_mm.RealImagesLoop", "images": IMAGES, "image_size": SIZE, "dataset": dataset}
     runner = again({"dfq.images": {**real, **DELETE}, "dfq.cycle.cycles": 0}).runner
     runner.prepare()

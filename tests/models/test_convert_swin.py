@@ -17,6 +17,7 @@ from mmseg.registry import MODELS as MMSEG_MODELS
 from timm.models.swin_transformer import SwinTransformer as TimmSwin
 from torch import Tensor, nn
 
+from psaq_mm.engine.arms import real_dataset
 from psaq_mm.engine.checkpoint import load_weights
 from psaq_mm.errors import PSAQError
 from psaq_mm.models import (
@@ -261,7 +262,7 @@ def test_the_recipe_runs_on_a_cpu_float_and_quantized():
 def test_the_recipes_build_what_the_authors_trained(size, blocks, parameters):
     """Their table gives the parameters in millions: other heads would not come out at them."""
     cfg = cascade(f"cascade_mask_rcnn_swin_{size}_w4a8")
-    assert cfg.test_evaluator.type == "CocoMetric" and cfg.real_images.ann_file.endswith("train2017.json")
+    assert cfg.test_evaluator.type == "CocoMetric" and real_dataset(cfg)["ann_file"].endswith("train2017.json")
     assert cfg.load_from.endswith("_converted.pth")
     assert cfg.load_from.replace("_converted", "").rpartition("/")[2] == cfg.checkpoint_url.rpartition("/")[2]
     assert (ROOT / cfg.checkpoint_converter).is_file()
