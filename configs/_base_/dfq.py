@@ -10,7 +10,11 @@ dfq = dict(
         scope='backbone',
         weight_range='mse',
         # Images have 8 bits: fewer would take what no training gives back, for a thousandth of the weights.
-        overrides=[dict(pattern='backbone.patch_embed', bits=8)]),
+        overrides=[dict(pattern='backbone.patch_embed', bits=8)],
+        # Below 8 bits, outliers are worth less than the steps they cost; at 4 the step decides everywhere.
+        by_bits=dict(
+            w6a6=dict(activation_range='percentile'),
+            w4a4=dict(activation_range='percentile', norm_inputs='per_channel', softmax_grid='log2'))),
     images=dict(
         type='psaq_mm.GenerateLoop',
         images=32,
@@ -40,5 +44,3 @@ dfq = dict(
         lr=dict(weight=1e-4, bias=1e-4, scale=1e-2),
         distance=dict(form='mae'),
         place='backbone'))
-# What tools/ablate.py changes at a bit width: below 8 bits, outliers are worth less than the steps they cost.
-quantization_by_bits = dict(w6a6=dict(activation_range='percentile'))

@@ -13,7 +13,8 @@ from mmengine.config import Config
 from rich.console import Console
 
 from ..errors import PSAQError, UsageError
-from .arms import ARMS, configure, parse_bits
+from ..models import parse_bits
+from .arms import ARMS, configure
 from .files import save_with, writable_folder
 from .job import dataset_name
 from .results import SCHEMA, STAGES, Results, Row, main_metrics, peak_memory_mib, reset_peak_memory

@@ -49,24 +49,12 @@ ARMS = {
 NOISES = {"noise": "white", "fractal": "fractal"}
 
 
-def parse_bits(text: str) -> tuple[int, int]:
-    """Weight and activation bits of ``w4a8``.
-
-    Raises:
-        UsageError: It is written otherwise.
-    """
-    weight, _, activation = text.lower().removeprefix("w").partition("a")
-    if not (weight.isdigit() and activation.isdigit()):
-        raise UsageError(f"bits {text!r} cannot be read: write for example w8a8 or w4a8")
-    return int(weight), int(activation)
-
-
 def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: Path) -> Config:
     """The recipe of one row.
 
     Args:
         cfg: The recipe that the rows share; ``real_images`` names the data set of the real arms (default: the training
-            set), and ``quantization_by_bits`` (``{'w6a6': {…}}``) what a bit width changes for every arm.
+            set).
         arm: A key of :data:`ARMS`.
         bits: Weight and activation bits.
         seed: The row's seed.
@@ -82,8 +70,7 @@ def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: 
     options = cfg.dfq
     options.arm = arm
     widths = {"weight_bits": bits[0], "activation_bits": bits[1]}
-    special = (cfg.get("quantization_by_bits") or {}).get(f"w{bits[0]}a{bits[1]}", {})
-    options.quantization = {**options.get("quantization", {}), **widths, **special}
+    options.quantization = {**options.get("quantization", {}), **widths}
     first, cycle = options.images, options.cycle
     total = first["images"] + (cycle["cycles"] * cycle["generator_images"] if chosen.student else 0)
     size = first["image_size"]

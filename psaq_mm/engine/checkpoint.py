@@ -39,7 +39,6 @@ TRAINING_KEYS = (
     "checkpoint_url",
     "checkpoint_converter",
     "real_images",
-    "quantization_by_bits",
 )
 
 

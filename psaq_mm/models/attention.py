@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..quantization import QuantizedLayer, Quantizer, QuantMatMul, QuantPolicy, convert_child
+from ..quantization import QuantizedLayer, Quantizer, QuantLinear, QuantMatMul, QuantPolicy, convert_child
 
 OF_PROJECTION = "quantized as {}'s output"
 
@@ -47,7 +47,8 @@ class DecomposedAttention(nn.Module):
             specs = policy.specs(f"{name}.{product}")
             operand = specs.activation if specs and (not psaq or (normalised and product == "qk")) else None
             result = specs.activation if specs and psaq and product == "qk" else None
-            setattr(self, product, QuantMatMul(operand, operand, result, name=f"{name}.{product}"))
+            left = specs.softmax if specs and operand and product == "av" else operand
+            setattr(self, product, QuantMatMul(left, operand, result, name=f"{name}.{product}"))
         self.fp_notes = {"softmax": "softmax arithmetic stays FP"}
         if psaq:
             self.av.fp_notes = {"left": "scheme psaq keeps the softmax output FP"}
@@ -91,10 +92,36 @@ def convert_with_output(module: nn.Module, name: str, policy: QuantPolicy) -> nn
 
 def quantize_block(module: nn.Module, name: str, policy: QuantPolicy) -> nn.Module:
     """A transformer block: its children, and a note on the sums that stand inline in its forward."""
-    for key, child in module.named_children():
-        setattr(module, key, convert_child(child, f"{name}.{key}", policy))
+    convert_children(module, name, policy)
     module.fp_notes = {"residual_sums": inline_sum(module, policy)}
     return module
+
+
+def convert_children(module: nn.Module, name: str, policy: QuantPolicy) -> nn.Module:
+    """Convert what runs in the order in which it is registered; behind a norm, the first layer gets its own input spec.
+
+    Args:
+        module: A block that norms before it computes, or a patch merging.
+        name: Its name in the model.
+        policy: What to quantize and how.
+    """
+    before = None
+    for key, child in module.named_children():
+        converted = convert_child(child, f"{name}.{key}", policy)
+        setattr(module, key, converted)
+        if isinstance(before, nn.LayerNorm):
+            first = next(((k, m) for k, m in converted.named_modules() if isinstance(m, nn.Linear)), None)
+            if first is not None and isinstance(first[1], QuantLinear):
+                set_norm_input(first[1], ".".join(filter(None, (name, key, first[0]))), policy)
+        before = child
+    return module
+
+
+def set_norm_input(layer: QuantLinear, name: str, policy: QuantPolicy) -> None:
+    """Give a layer that reads a norm's output the input spec for that."""
+    specs = policy.specs(name)
+    if specs is not None and layer.input_quantizer is not None:
+        layer.input_quantizer = Quantizer(specs.norm_input, f"{name}.input_quantizer").to(layer.weight.device)
 
 
 def quantize_patch_embed(module: Any, name: str, policy: QuantPolicy) -> nn.Module:

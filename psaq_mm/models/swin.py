@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..generation import AttentionTokens
 from ..quantization import Quantizer, QuantPolicy, register_quantized
-from .attention import DecomposedAttention, convert_with_output, quantize_block, quantize_patch_embed
+from .attention import DecomposedAttention, convert_children, convert_with_output, quantize_block, quantize_patch_embed
 from .taps import Sink, head_mean, register_tap, window_regions
 
 
@@ -169,6 +169,12 @@ register_quantized(
     "mmpretrain.models.utils.attention.WindowMSA",
     "timm.models.swin_transformer.WindowAttention",
 )(QuantWindowMSA.from_module)
+register_quantized(
+    "mmdet.models.layers.transformer.utils.PatchMerging",
+    "mmseg.models.utils.embed.PatchMerging",
+    "mmcv.cnn.bricks.transformer.PatchMerging",
+    "timm.models.swin_transformer.PatchMerging",
+)(convert_children)
 register_quantized(
     "mmdet.models.layers.transformer.utils.PatchEmbed",
     "mmseg.models.utils.embed.PatchEmbed",

@@ -84,12 +84,11 @@ def calibrating(model: nn.Module) -> Iterator[nn.Module]:
     Raises:
         QuantizationError: A quantizer saw no data (all such are named), or a weight isn't finite.
     """
-    for layer in _layers(model):
-        if layer.weight_quantizer is not None and layer.weight_quantizer.enabled:
-            layer.weight_quantizer.calibrate_from(layer.weight)
     observing = {name: q for name, q in _activations(model) if q.enabled}
     for quantizer in observing.values():
         quantizer.observe()
+    for layer in _layers(model):
+        layer.calibrate_weight()
     try:
         yield model
     except BaseException:
@@ -102,6 +101,9 @@ def calibrating(model: nn.Module) -> Iterator[nn.Module]:
             quantizer.reset()
         else:
             quantizer.calibrate()
+    for layer in _layers(model):
+        if layer.input_fold() is not None:
+            layer.calibrate_weight()
     if idle:
         raise QuantizationError(
             f"{len(idle)} quantizers saw no data: {', '.join(idle)}; run samples that reach them "
@@ -127,7 +129,7 @@ def recording_sqnr(model: nn.Module) -> Iterator[nn.Module]:
         if layer.weight_quantizer is not None:
             layer.weight_quantizer.record = True
             with torch.no_grad():
-                layer.weight_quantizer(layer.weight)
+                layer.quantized_weight()
             layer.weight_quantizer.record = False
     recorded = [quantizer for _, quantizer in _activations(model)]
     for quantizer in recorded:

@@ -51,6 +51,8 @@ def affine_parameters(minimum: Tensor, maximum: Tensor, spec: QuantSpec) -> tupl
     Example: [-1, 3] at 2 bits, asymmetric: scale 4 / 3, zero point ``-round(-0.75)`` = 1; the grid is
     {-4/3, 0, 4/3, 8/3}. Symmetric and narrow: scale 3, the grid is {-3, 0, 3}.
 
+    Grid ``log2``: ``scale = maximum`` and ``zero_point = 0``.
+
     Args:
         minimum: Lower ends, shape ``(1,)`` or ``(channels,)``.
         maximum: Upper ends, same shape.
@@ -61,6 +63,8 @@ def affine_parameters(minimum: Tensor, maximum: Tensor, spec: QuantSpec) -> tupl
         shape of ``minimum``.
     """
     low, high = minimum.float().clamp(max=0), maximum.float().clamp(min=0)
+    if spec.log2:
+        return high.clamp(min=EPS), torch.zeros_like(high)
     if spec.symmetric:
         scale = (torch.maximum(-low, high) / spec.quant_max).clamp(min=EPS)
         return scale, torch.zeros_like(scale)
@@ -104,6 +108,8 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec)
     Returns:
         Tensor of the shape and type of ``x``.
     """
+    if spec.log2:
+        return log2_fake_quantize(x, scale, spec)
     learned = torch.is_grad_enabled() and (scale.requires_grad or zero_point.requires_grad)
     lowest, highest = spec.quant_min, spec.quant_max
     positive = scale.detach().float().clamp(min=EPS)
@@ -117,6 +123,49 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec)
     else:
         y = torch.fake_quantize_per_tensor_affine(x.float(), positive, rounded.int(), lowest, highest)
     return y.to(x.dtype)
+
+
+def log2_fake_quantize(x: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
+    """Rounds ``x`` to powers of two and back, the quantizer of softmax outputs (Lin et al., *FQ-ViT*, IJCAI 2022).
+
+    ::
+
+        q = clamp(round(log2(x / scale)), quant_min, 0)
+        y = scale * 2^q,   0 where q = quant_min
+
+    FQ-ViT has zero beside its 2^b exponents; here it takes the place of the lowest, so that b bits hold all of them.
+    The gradient is that of the identity where ``quant_min < q`` and 0 elsewhere. The scale has none: under the
+    straight-through estimator ``dy/dscale`` is zero.
+
+    Example: ``x = 0.3``, scale 1, 2 bits: log2(0.3) = -1.74, ``q = -2``, ``y = 0.25``; for ``x = 0.1``, -3.3 is
+    clamped to -3, which stands for 0.
+
+    Args:
+        x: Any shape, not negative, any floating type.
+        scale: Shape ``(1,)``.
+        spec: The grid.
+
+    Returns:
+        Tensor of the shape and type of ``x``.
+    """
+    values = x.detach().float()
+    exponent = (values / scale.detach()).clamp(min=2.0 ** (spec.quant_min - 1)).log2_().round_().clamp_(max=0)
+    quantized = torch.where(exponent > spec.quant_min, scale.detach() * exponent.exp2(), 0.0)
+    return _WhereKept.apply(x, quantized.to(x.dtype))
+
+
+class _WhereKept(torch.autograd.Function):
+    """The value of ``quantized`` with the gradient of ``x`` where it isn't zero."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, quantized: Tensor) -> Tensor:
+        ctx.save_for_backward(quantized)
+        return quantized.view_as(quantized)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (quantized,) = ctx.saved_tensors
+        return grads[0] * (quantized > 0), None
 
 
 def _learnable(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, lowest: int, highest: int) -> Tensor:

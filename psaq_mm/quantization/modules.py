@@ -7,7 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .quantizer import Quantizer, WeightQuantizer
+from .errors import QuantizationError
+from .functional import EPS
+from .quantizer import Quantizer, State, WeightQuantizer
 from .spec import QuantSpec
 
 
@@ -46,22 +48,52 @@ class QuantizedLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The float layer's result with input, weight and output quantized as asked; shapes as the float layer's."""
-        weight: Tensor = self.weight
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
-        if self.weight_quantizer is not None:
-            weight = self.weight_quantizer(weight)
-        y = self.compute(x, weight)
+        y = self.compute(x, self.quantized_weight())
         return y if self.output_quantizer is None else self.output_quantizer(y)
 
     def compute(self, x: Tensor, weight: Tensor) -> Tensor:
         """The float layer's computation with another weight."""
         raise TypeError(f"{type(self).__name__} must define compute(x, weight)")
 
+    def quantized_weight(self) -> Tensor:
+        """The weight as it is multiplied: on its quantizer's grid, or as it is where that stays FP."""
+        if self.weight_quantizer is None or not self.weight_quantizer.enabled:
+            return self.weight
+        fold = self.input_fold()
+        return self.weight_quantizer(self.weight) if fold is None else self.weight_quantizer(self.weight * fold) / fold
+
+    def input_fold(self) -> Tensor | None:
+        """What the weight of each input channel is multiplied by before it is quantized; None for one input scale.
+
+        Integers can be summed over channels only if they have one scale, so an input quantized per channel is divided
+        by ``r_c = scale_c / mean(scale)``, and the weight multiplied by it (Li et al., *RepQ-ViT*, ICCV 2023)::
+
+            sum_c  x_c W_oc  =  sum_c  (x_c / r_c) (W_oc r_c)
+
+        Behind a LayerNorm the division costs nothing: it goes into gamma and beta.
+        """
+        quantizer = self.input_quantizer
+        calibrated = quantizer is not None and quantizer.state in (State.CALIBRATED, State.FROZEN)
+        if quantizer is None or not calibrated or not quantizer.spec.per_channel:
+            return None
+        scale = quantizer.scale.detach().clamp(min=EPS)
+        return scale / scale.mean()
+
+    def calibrate_weight(self) -> None:
+        """Finds the weight's clipping and scale, for the input's scales as they are."""
+        if self.weight_quantizer is not None and self.weight_quantizer.enabled:
+            self.weight_quantizer.calibrate_from(self._folded_weight())
+
     def refresh(self) -> None:
         """Brings the weight's scale up to date with the weight, which an optimizer may have moved since forward."""
         if self.weight_quantizer is not None:
-            self.weight_quantizer.refresh(self.weight)
+            self.weight_quantizer.refresh(self._folded_weight())
+
+    def _folded_weight(self) -> Tensor:
+        fold = self.input_fold()
+        return self.weight if fold is None else self.weight.detach() * fold
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.refresh()
@@ -121,7 +153,12 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
             input: Spec of the input ``(batch, in, H, W)``, None keeps it FP.
             output: Spec of the output, None keeps it FP.
             name: The layer's name in the model, for messages.
+
+        Raises:
+            QuantizationError: The input's spec is per channel.
         """
+        if input is not None and input.per_channel:
+            raise QuantizationError(f"layer {name!r}: a Conv2d's input has one scale: only a Linear's may have more")
         quantized = cls(
             module.in_channels,
             module.out_channels,

@@ -12,16 +12,33 @@ from .errors import QuantizationError
 from .spec import QuantSpec, activation_spec, weight_spec
 
 SCHEMES = ("deploy", "psaq")
-_TUNABLE = ("weight_bits", "activation_bits", "weight_range", "activation_range", "percentile")
+_TUNABLE = (
+    "weight_bits",
+    "activation_bits",
+    "weight_range",
+    "activation_range",
+    "percentile",
+    "norm_inputs",
+    "softmax_grid",
+)
 _OVERRIDE_KEYS = ("pattern", "bits", "keep_fp", *_TUNABLE)
 
 
 @dataclass(frozen=True)
 class LayerSpecs:
-    """The specs of one module: of its weight and of its activations."""
+    """The specs of one module.
+
+    Attributes:
+        weight: Of its weight.
+        activation: Of its activations, but for two kinds:
+        norm_input: Of an input that comes from a LayerNorm.
+        softmax: Of the softmax output, where it is a product of attention.
+    """
 
     weight: QuantSpec
     activation: QuantSpec
+    norm_input: QuantSpec
+    softmax: QuantSpec
 
 
 @dataclass(frozen=True)
@@ -30,8 +47,8 @@ class QuantPolicy:
 
     An override is a mapping with a ``pattern`` (as in ``fnmatch``, where ``*`` also matches dots) and any of ``bits``
     (weights and activations), ``weight_bits``, ``activation_bits``, ``weight_range``, ``activation_range``,
-    ``percentile`` and ``keep_fp``. A pattern that matches a module also covers everything below it. Later overrides
-    win, key by key.
+    ``percentile``, ``norm_inputs``, ``softmax_grid`` and ``keep_fp``. A pattern that matches a module also covers
+    everything below it. Later overrides win, key by key.
 
     Example::
 
@@ -49,6 +66,10 @@ class QuantPolicy:
         activation_range: Range estimator of activations.
         percentile: Per cent that the percentile estimator cuts on each side.
         overrides: Exceptions, see above.
+        norm_inputs: ``'per_tensor'``, or ``'per_channel'``: the inputs that come from a LayerNorm have a scale for each
+            channel, which goes into gamma, beta and the next weight (see ``QuantizedLayer.input_fold``), so that they
+            deploy with one scale. The adapters know which these are.
+        softmax_grid: Grid of the softmax output, ``'uniform'`` or ``'log2'``.
 
     Raises:
         QuantizationError: A value or a key of an override isn't valid.
@@ -61,6 +82,8 @@ class QuantPolicy:
     activation_range: str = "minmax"
     percentile: float = 0.05
     overrides: Sequence[Mapping[str, Any]] = ()
+    norm_inputs: str = "per_tensor"
+    softmax_grid: str = "uniform"
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
@@ -123,9 +146,13 @@ class QuantPolicy:
         return replace(self, **changes)
 
     def _specs(self) -> LayerSpecs:
+        bits = self.activation_bits
+        activation = activation_spec(bits, self.activation_range, self.percentile)
         return LayerSpecs(
             weight_spec(self.weight_bits, self.weight_range, percentile=self.percentile),
-            activation_spec(self.activation_bits, self.activation_range, self.percentile),
+            activation,
+            replace(activation, granularity=self.norm_inputs),
+            activation if self.softmax_grid == "uniform" else activation_spec(bits, grid=self.softmax_grid),
         )
 
 

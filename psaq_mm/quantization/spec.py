@@ -9,11 +9,12 @@ from .errors import QuantizationError
 MIN_BITS, MAX_BITS = 2, 8
 GRANULARITIES = ("per_tensor", "per_channel")
 RANGES = ("minmax", "ema", "percentile", "mse")
+GRIDS = ("uniform", "log2")
 
 
 @dataclass(frozen=True)
 class QuantSpec:
-    """A uniform quantizer: its grid, how many scales it has and how its range is estimated.
+    """A quantizer: its grid, how many scales it has and how its range is estimated.
 
     | bits | symmetric, narrow | symmetric | asymmetric |
     |------|-------------------|-----------|------------|
@@ -22,6 +23,9 @@ class QuantSpec:
     | 2    | [-1, 1]           | [-2, 1]     | [0, 3]   |
 
     So two narrow bits are ternary: every value becomes -scale, 0 or +scale.
+
+    The grid ``'log2'`` is for values from 0 to 1, a softmax's: its integers, -(2^b - 1) to 0, are exponents, so that 4
+    bits are scale * {1, 1/2, 1/4, ..., 2^-14} and, in place of 2^-15, zero.
 
     Shapes: ``per_tensor`` has one scale of shape ``(1,)``. ``per_channel`` has one scale for each index of ``axis``: a
     Linear weight ``(out, in)`` with ``axis=0`` has ``out`` scales; tokens ``(batch, N, C)`` with ``axis=-1`` have C.
@@ -35,6 +39,7 @@ class QuantSpec:
         percentile: Per cent of the values that ``'percentile'`` cuts on each side, 0 to 50.
         momentum: Share of the old range that ``'ema'`` keeps at each batch, at least 0 and below 1.
         narrow: Leave out the lowest integer, so that a symmetric grid has as many steps below zero as above.
+        grid: ``'uniform'``, or ``'log2'``: powers of two, without zero point.
 
     Raises:
         QuantizationError: A value is outside its range.
@@ -48,6 +53,7 @@ class QuantSpec:
     percentile: float = 0.05
     momentum: float = 0.9
     narrow: bool = False
+    grid: str = "uniform"
 
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not MIN_BITS <= self.bits <= MAX_BITS:
@@ -66,15 +72,25 @@ class QuantSpec:
             raise QuantizationError(
                 "narrow=True needs symmetric=True: an asymmetric grid has no lowest integer to spare"
             )
+        if self.grid not in GRIDS:
+            raise QuantizationError(f"grid={self.grid!r} is unknown: use one of {GRIDS}")
+        if self.log2 and (self.symmetric or self.per_channel or self.range == "mse"):
+            raise QuantizationError(
+                "grid='log2' has one scale, no sign and no range 'mse': leave the others as they are"
+            )
 
     @property
     def quant_min(self) -> int:
         """The lowest integer of the grid."""
+        if self.log2:
+            return 1 - 2**self.bits
         return -(2 ** (self.bits - 1)) + int(self.narrow) if self.symmetric else 0
 
     @property
     def quant_max(self) -> int:
         """The highest integer of the grid."""
+        if self.log2:
+            return 0
         return 2 ** (self.bits - 1) - 1 if self.symmetric else 2**self.bits - 1
 
     @property
@@ -82,12 +98,24 @@ class QuantSpec:
         """Whether each index of ``axis`` has its own scale."""
         return self.granularity == "per_channel"
 
+    @property
+    def log2(self) -> bool:
+        """Whether the grid is of powers of two."""
+        return self.grid == "log2"
+
 
 def weight_spec(bits: int = 8, range: str = "minmax", axis: int = 0, percentile: float = 0.05) -> QuantSpec:
     """A weight's spec: symmetric, narrow, one scale per output channel."""
     return QuantSpec(bits, True, "per_channel", axis, range, percentile, narrow=True)
 
 
-def activation_spec(bits: int = 8, range: str = "minmax", percentile: float = 0.05, momentum: float = 0.9) -> QuantSpec:
-    """An activation's spec: asymmetric, one scale for the tensor."""
-    return QuantSpec(bits, range=range, percentile=percentile, momentum=momentum)
+def activation_spec(
+    bits: int = 8,
+    range: str = "minmax",
+    percentile: float = 0.05,
+    momentum: float = 0.9,
+    granularity: str = "per_tensor",
+    grid: str = "uniform",
+) -> QuantSpec:
+    """An activation's spec: asymmetric, one scale for the tensor or one for each of its channels, the last axis."""
+    return QuantSpec(bits, False, granularity, -1, range, percentile, momentum, grid=grid)

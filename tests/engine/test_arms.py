@@ -6,21 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from psaq_mm.engine.arms import ARMS, configure, parse_bits, real_dataset
+from psaq_mm.engine.arms import ARMS, configure, real_dataset
 from psaq_mm.errors import UsageError
 
 SAMPLES = Path("samples.pth")
-
-
-@pytest.mark.parametrize(("text", "bits"), [("w8a8", (8, 8)), ("W4A8", (4, 8)), ("w6a6", (6, 6))])
-def test_bits_are_read(text, bits):
-    assert parse_bits(text) == bits
-
-
-@pytest.mark.parametrize("text", ["", "8", "w8", "a8", "w8a", "wxay"])
-def test_other_bits_are_a_usage_error(text):
-    with pytest.raises(UsageError, match="cannot be read"):
-        parse_bits(text)
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -46,14 +35,10 @@ def test_the_arms_differ_as_their_names_say(recipe):
     assert chosen["real"].cycle.generator_steps == 0
 
 
-def test_bits_seed_and_what_a_width_changes_are_set(recipe):
-    cfg = recipe()
-    cfg.quantization_by_bits = {"w6a6": {"activation_range": "percentile"}}
-    six, four = (configure(cfg, "noise", bits, 3, SAMPLES) for bits in ((6, 6), (4, 8)))
-    assert six.randomness.seed == 3
-    assert (six.dfq.quantization.weight_bits, six.dfq.quantization.activation_bits) == (6, 6)
-    assert six.dfq.quantization.activation_range == "percentile"
-    assert "activation_range" not in four.dfq.quantization
+def test_bits_and_seed_are_set(recipe):
+    cfg = configure(recipe(), "noise", (6, 4), 3, SAMPLES)
+    assert cfg.randomness.seed == 3
+    assert (cfg.dfq.quantization.weight_bits, cfg.dfq.quantization.activation_bits) == (6, 4)
 
 
 def test_the_recipe_itself_stays(recipe):

@@ -187,3 +187,39 @@ def test_sqnr_follows_the_bits() -> None:
         spec = activation_spec(bits)
         y = fake_quantize(x, *affine_parameters(x.min()[None], x.max()[None], spec), spec)
         assert sqnr(x, y) == pytest.approx(20 * math.log10(spec.quant_max), abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("bits", "x", "y", "dx"),
+    [(2, 0.3, 0.25, 1.0), (2, 0.1, 0.0, 0.0), (4, 1.4, 1.0, 1.0), (4, 2.0**-14, 2.0**-14, 1.0), (4, 0.0, 0.0, 0.0)],
+    ids=["docstring", "docstring-zero", "above", "lowest", "zero"],
+)
+def test_log2_examples(bits: int, x: float, y: float, dx: float) -> None:
+    leaf = torch.tensor([x], requires_grad=True)
+    result = fake_quantize(leaf, torch.ones(1), torch.zeros(1), activation_spec(bits, grid="log2"))
+    result.sum().backward()
+    assert (result.item(), leaf.grad.item()) == (y, dx)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    bits=st.integers(2, 8),
+    scale=st.floats(2.0**-10, 1, width=32),
+    data=st.lists(st.floats(0, 1, width=32, allow_subnormal=False), min_size=1, max_size=16),
+)
+def test_log2_properties(bits: int, scale: float, data: list[float]) -> None:
+    spec = activation_spec(bits, grid="log2")
+    x, step = torch.tensor(data), torch.tensor([scale])
+    y = fake_quantize(x, step, torch.zeros(1), spec)
+    assert torch.equal(fake_quantize(y, step, torch.zeros(1), spec), y)
+    assert torch.unique(y).numel() <= 2**bits
+    # Rounded in the exponent: within a factor of sqrt(2), but for float32's rounding of the logarithm.
+    kept = (y > 0) & (x <= scale)
+    ratio = (x / y)[kept]
+    assert ((ratio <= 2**0.5 * 1.0001) & (ratio >= 2**-0.5 * 0.9999)).all()
+    assert (x[y == 0] <= scale * 2.0 ** (spec.quant_min + 0.5) * 1.0001).all()
+
+
+def test_log2_range_is_the_maximum() -> None:
+    scale, zero_point = affine_parameters(torch.tensor([0.1]), torch.tensor([0.7]), activation_spec(4, grid="log2"))
+    assert (scale.item(), zero_point.item()) == (pytest.approx(0.7), 0)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from psaq_mm.quantization import (
     QuantConv2d,
+    QuantizationError,
     QuantLinear,
     QuantMatMul,
     State,
@@ -44,6 +45,9 @@ def calibrate(module: nn.Module, *inputs: Tensor) -> nn.Module:
     with calibrating(module), torch.no_grad():
         module(*inputs)
     return module
+
+
+PER_CHANNEL = activation_spec(4, granularity="per_channel")
 
 
 @LAYERS
@@ -151,3 +155,44 @@ def test_matmul(roles: tuple[str, ...]) -> None:
     assert torch.equal(module(a, b), expected)
     set_enabled(module, False)
     assert torch.equal(module(a, b), a @ b)
+
+
+def per_channel_layer() -> tuple[QuantLinear, Tensor]:
+    """A layer whose input channels differ in size a hundredfold, with what it was calibrated on."""
+    layer = quantized(nn.Linear(6, 4).eval(), weight=weight_spec(4), input=PER_CHANNEL)
+    x = torch.randn(64, 6) * torch.logspace(-1, 1, 6) + torch.linspace(-2, 2, 6)
+    return calibrate(layer, x), x
+
+
+def test_an_input_per_channel_runs_as_integers_with_one_scale() -> None:
+    layer, x = per_channel_layer()
+    s, z, shared = layer.input_quantizer.scale, layer.input_quantizer.zero_point, layer.input_quantizer.scale.mean()
+    # What a LayerNorm's gamma and beta take over: x / r, moved so that all channels have the zero point 0.
+    folded = x / (s / shared) + z * shared
+    q_x = (folded / shared).round().clamp(0, 15)
+    q_w = (layer.weight * (s / shared) / layer.weight_quantizer.scale[:, None]).round()
+    assert q_w.abs().max() == 7
+    integers = (q_x @ q_w.T - z @ q_w.T) * shared * layer.weight_quantizer.scale
+    # float32 sums of six products of other rounding; a value that lies on a tie would be off by a whole step
+    torch.testing.assert_close(layer(x), integers + layer.bias, atol=1e-4, rtol=1e-4)
+
+
+def test_an_input_per_channel_is_finer_than_one_scale() -> None:
+    layer, x = per_channel_layer()
+    coarse = calibrate(quantized(nn.Linear(6, 4).eval(), weight=None, input=activation_spec(4)), x)
+    fine, plain = layer.input_quantizer(x), coarse.input_quantizer(x)
+    assert ((fine - x) ** 2).mean(0)[0] < 0.01 * ((plain - x) ** 2).mean(0)[0]
+
+
+def test_a_folded_weight_survives_a_checkpoint() -> None:
+    layer, x = per_channel_layer()
+    other = quantized(nn.Linear(6, 4).eval(), weight=weight_spec(4), input=PER_CHANNEL)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(x), layer(x))
+    freeze(layer)
+    assert torch.equal(other(x), layer(x))
+
+
+def test_a_conv_refuses_an_input_per_channel() -> None:
+    with pytest.raises(QuantizationError, match="only a Linear's"):
+        quantized(nn.Conv2d(3, 4, 1), input=PER_CHANNEL)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from psaq_mm.quantization import QuantizationError, QuantPolicy
+from psaq_mm.quantization import QuantizationError, QuantPolicy, activation_spec
 
 
 def bits(policy: QuantPolicy, name: str) -> tuple[int, int] | None:
@@ -105,3 +105,12 @@ def test_patterns_that_match_nothing_are_refused() -> None:
     with pytest.raises(QuantizationError, match="'backbone.stem' matches no module.*backbone.stems, backbone.step"):
         policy.check_patterns(names)
     policy.check_patterns([*names, "backbone.stem"])
+
+
+def test_norm_inputs_and_softmax_have_specs_of_their_own() -> None:
+    override = {"pattern": "late", "norm_inputs": "per_tensor", "softmax_grid": "uniform"}
+    policy = QuantPolicy(activation_bits=4, norm_inputs="per_channel", softmax_grid="log2", overrides=[override])
+    early, late = policy.specs("early"), policy.specs("late")
+    assert early.norm_input == activation_spec(4, granularity="per_channel")
+    assert early.softmax == activation_spec(4, grid="log2")
+    assert early.activation == late.norm_input == late.softmax == activation_spec(4)

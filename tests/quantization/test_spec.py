@@ -19,6 +19,7 @@ from psaq_mm.quantization import QuantizationError, QuantSpec, activation_spec, 
         pytest.param(QuantSpec(2, symmetric=True), -2, 1, id="symmetric-2"),
         pytest.param(activation_spec(8), 0, 255, id="activation-8"),
         pytest.param(activation_spec(2), 0, 3, id="activation-2"),
+        pytest.param(activation_spec(4, grid="log2"), -15, 0, id="log2-4"),
     ],
 )
 def test_grid(spec: QuantSpec, lowest: int, highest: int) -> None:
@@ -44,6 +45,10 @@ def test_helpers() -> None:
         pytest.param({"percentile": -0.1}, "0 to 50", id="percentile-low"),
         pytest.param({"momentum": 1.0}, "below 1", id="momentum"),
         pytest.param({"narrow": True}, "symmetric=True", id="narrow-asymmetric"),
+        pytest.param({"grid": "log"}, "log2", id="grid"),
+        pytest.param({"grid": "log2", "symmetric": True}, "no sign", id="log2-symmetric"),
+        pytest.param({"grid": "log2", "granularity": "per_channel"}, "one scale", id="log2-per-channel"),
+        pytest.param({"grid": "log2", "range": "mse"}, "no range 'mse'", id="log2-mse"),
     ],
 )
 def test_invalid_values_are_refused(values: dict, message: str) -> None:

@@ -1,8 +1,9 @@
 """What is shown and kept of a run, one hook a file."""
 
+from .agreement import AgreementHook
 from .cycle_log import CycleLogHook
 from .progress import ProgressHook
 from .samples import SamplesHook
 from .state import StateHook
 
-__all__ = ["CycleLogHook", "ProgressHook", "SamplesHook", "StateHook"]
+__all__ = ["AgreementHook", "CycleLogHook", "ProgressHook", "SamplesHook", "StateHook"]

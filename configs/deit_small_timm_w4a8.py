@@ -1,0 +1,4 @@
+# timm's DeiT-S, weights of 4 bits.
+_base_ = './deit_small_timm_w8a8.py'
+
+dfq = dict(quantization=dict(weight_bits=4))

@@ -1,0 +1,4 @@
+# timm's DeiT-T, weights of 4 bits.
+_base_ = './deit_tiny_timm_w8a8.py'
+
+dfq = dict(quantization=dict(weight_bits=4))

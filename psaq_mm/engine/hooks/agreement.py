@@ -1,0 +1,78 @@
+"""How often the quantized classifier says what the float one says."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from torch import Tensor
+
+from ...errors import UsageError
+from ...registry import HOOKS
+
+if TYPE_CHECKING:
+    from ..runner import DFQRunner
+
+
+@HOOKS.register_module()
+class AgreementHook(Hook):
+    """Adds ``float/agreement`` and ``float/kl`` to a classifier's figures.
+
+    ::
+
+        agreement = 100 / n * sum_i [argmax p_i = argmax q_i]        per cent
+        kl        = 1 / n * sum_i sum_c p_ic (log p_ic - log q_ic)   nats
+
+    with the softmax scores p of the teacher and q of the evaluated model on the same n images. Both need no labels, and
+    tell apart what top-1 on few images does not. They are left out where the teacher itself is evaluated.
+
+    Raises:
+        UsageError: The model gives no class scores.
+    """
+
+    def before_test_epoch(self, runner: DFQRunner) -> None:
+        """Start counting."""
+        # images, those that agree, sum of the divergences
+        self.sums = torch.zeros(3, dtype=torch.float64)
+
+    @torch.no_grad()
+    def after_test_iter(
+        self,
+        runner: DFQRunner,
+        batch_idx: int,
+        data_batch: dict[str, Any] | None = None,
+        outputs: Sequence[Any] | None = None,
+    ) -> None:
+        """Ask the teacher about the same batch."""
+        model = runner.bare_model()
+        if model is runner.teacher or not outputs:
+            return
+        q = scores(outputs)
+        # A copy: predictions are written into the batch's own samples.
+        p = scores(runner.teacher.test_step(copy.deepcopy(data_batch)))
+        smallest = torch.finfo(torch.float32).tiny
+        divergence = p * (p.clamp(min=smallest).log() - q.clamp(min=smallest).log())
+        agrees = (p.argmax(1) == q.argmax(1)).sum()
+        self.sums += torch.stack([torch.tensor(len(p)), agrees, divergence.sum()]).double()
+
+    def after_test_epoch(self, runner: DFQRunner, metrics: dict[str, float] | None = None) -> None:
+        """Add the figures of all processes."""
+        all_reduce(self.sums)
+        images, agreed, divergence = self.sums.tolist()
+        if images and metrics is not None:
+            metrics |= {"float/agreement": 100 * agreed / images, "float/kl": divergence / images}
+
+
+def scores(samples: Sequence[Any]) -> Tensor:
+    """The softmax scores of a batch's predictions, ``(images, classes)`` on the CPU.
+
+    Raises:
+        UsageError: There are none.
+    """
+    if not all(hasattr(sample, "pred_score") for sample in samples):
+        raise UsageError("AgreementHook compares the class scores of classifiers: take it out of custom_hooks")
+    return torch.stack([sample.pred_score for sample in samples]).float().cpu()

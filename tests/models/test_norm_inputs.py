@@ -1,0 +1,97 @@
+"""Which inputs come from a LayerNorm: those, and only those, get a scale for each channel where the policy says so."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from mmdet.models.backbones import SwinTransformer as MmdetSwin
+from mmpretrain.models import SwinTransformer as MmpretrainSwin
+from mmpretrain.models import VisionTransformer as MmpretrainViT
+from mmseg.models import SwinTransformer as MmsegSwin
+from mmseg.models import VisionTransformer as MmsegViT
+from torch import nn
+
+from psaq_mm.models import quantize_in_place
+from psaq_mm.quantization import QuantLinear, QuantMatMul, calibrating
+from tests.conftest import random_weights
+
+SWIN = {"embed_dims": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}
+ARCH = {"embed_dims": 16, "num_layers": 2, "num_heads": 2, "feedforward_channels": 32}
+# of each: how many layers read a norm's output, and how many read something else
+BACKBONES = [
+    pytest.param(lambda: MmdetSwin(**SWIN), 2 * 4 + 3, 2 * 4, id="mmdet-swin"),
+    pytest.param(lambda: MmsegSwin(**SWIN), 2 * 4 + 3, 2 * 4, id="mmseg-swin"),
+    pytest.param(
+        lambda: MmpretrainSwin(SWIN),
+        2 * 4 + 3,
+        2 * 4,
+        id="mmpretrain-swin",
+    ),
+    pytest.param(
+        lambda: MmsegViT(img_size=64, embed_dims=16, num_layers=2, num_heads=2, mlp_ratio=2),
+        2 * 2,
+        2 * 2,
+        id="mmseg-vit",
+    ),
+    pytest.param(lambda: MmpretrainViT(ARCH, img_size=64), 2 * 2, 2 * 2, id="mmpretrain-vit"),
+    pytest.param(
+        lambda: timm.create_model("vit_tiny_patch16_224", img_size=64, embed_dim=16, depth=2, num_heads=2),
+        2 * 2,
+        # the head, too
+        2 * 2 + 1,
+        id="timm-vit",
+    ),
+    pytest.param(
+        lambda: timm.create_model(
+            "swin_tiny_patch4_window7_224", embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2)
+        ),
+        2 * 4 + 3,
+        2 * 4 + 1,
+        id="timm-swin",
+    ),
+]
+OPTIONS = {"activation_bits": 4, "norm_inputs": "per_channel", "softmax_grid": "log2"}
+
+
+@pytest.mark.parametrize(("build", "behind_norms", "others"), BACKBONES)
+def test_every_library_is_understood(build, behind_norms, others):
+    torch.manual_seed(0)
+    model = quantize_in_place(random_weights(build()), OPTIONS)
+    seen: dict[int, bool] = {}
+
+    def watch(layer: nn.Module) -> None:
+        def compare(_: nn.Module, args: tuple) -> None:
+            # a view or a reordering of a norm's output shares its values
+            values = args[0].detach().flatten().sort().values
+            seen[id(layer)] = any(values.shape == one.shape and torch.equal(values, one) for one in normed)
+
+        layer.register_forward_pre_hook(compare)
+
+    normed: list[torch.Tensor] = []
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_hook(lambda _, args, out: normed.append(out.detach().flatten().sort().values))
+        elif isinstance(module, QuantLinear):
+            watch(module)
+    with torch.no_grad(), calibrating(model):
+        # 224: windows of 7 fit into every stage, so that no padding stands between a norm and a layer
+        size = 224 if "Swin" in type(model).__name__ else 64
+        model(torch.randn(1, 3, size, size))
+    layers = [module for module in model.modules() if isinstance(module, QuantLinear)]
+    for layer in layers:
+        assert layer.input_quantizer.spec.per_channel == seen[id(layer)]
+    assert sum(seen.values()) == behind_norms and len(layers) == behind_norms + others
+    products = [module for name, module in model.named_modules() if name.endswith(".av")]
+    assert products and all(isinstance(product, QuantMatMul) for product in products)
+    assert all((p.left_quantizer.spec.grid, p.right_quantizer.spec.grid) == ("log2", "uniform") for p in products)
+
+
+def test_an_override_takes_a_layer_out():
+    torch.manual_seed(0)
+    kept = [{"pattern": "stages.0.*.qkv", "norm_inputs": "per_tensor"}, {"pattern": "*.ffn", "keep_fp": True}]
+    model = quantize_in_place(random_weights(MmdetSwin(**SWIN)), {**OPTIONS, "overrides": kept})
+    first, second = (model.stages[index].blocks[0] for index in range(2))
+    assert not first.attn.w_msa.qkv.input_quantizer.spec.per_channel
+    assert second.attn.w_msa.qkv.input_quantizer.spec.per_channel
+    assert not any(isinstance(module, QuantLinear) for module in second.ffn.modules())
