@@ -1,5 +1,5 @@
 # timm's DeiT-T with its authors' weights (ImageNet top-1 72.2): python tools/dfq.py configs/deit_tiny_timm_w8a8.py
-_base_ = ['./_base_/timm_imagenet.py', './_base_/dfq_imagenet.py']
+_base_ = './_base_/timm_imagenet.py'
 
 model = dict(model_name='deit_tiny_patch16_224')
 load_from = 'checkpoints/deit_tiny_patch16_224-a1311bcf.pth'

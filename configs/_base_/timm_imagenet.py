@@ -1,7 +1,8 @@
 # A classifier of timm's, through mmpretrain, on ImageNet as the weights' authors evaluated it.
-_base_ = ['mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py', 'mmpretrain::_base_/default_runtime.py']
+_base_ = [
+    'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py', 'mmpretrain::_base_/default_runtime.py', './dfq_imagenet.py'
+]
 
-custom_imports = dict(imports=['psaq_mm'], allow_failed_imports=False)
 model = dict(type='TimmClassifier', loss=dict(type='CrossEntropyLoss'))
 test_cfg = dict()
 val_cfg = dict()

@@ -1,12 +1,11 @@
 # timm's DeiT-T on 1000 labelled ImageNet images, one a class, in sizes that two CPU cores can do:
 #   IMAGENET_SAMPLE_ROOT=DIR DEIT_TINY=FILE python tools/dfq.py configs/imagenet_sample/deit_tiny_w8a8.py
 # DIR holds images/ and labels.txt with a line "file class" each, in the order of the classes. Every eighth image is for
-# the arms that compare with real images, the others are evaluated on.
+# the arms that compare with real images; the others are evaluated on.
 _base_ = '../deit_tiny_timm_w8a8.py'
 
 load_from = '{{$DEIT_TINY:checkpoints/deit_tiny_patch16_224-a1311bcf.pth}}'
 sample = dict(
-    _delete_=True,
     type='CustomDataset',
     data_root='{{$IMAGENET_SAMPLE_ROOT:data/imagenet_sample}}',
     ann_file='labels.txt',
@@ -16,7 +15,20 @@ test_dataloader = dict(
     batch_size=25,
     num_workers=0,
     persistent_workers=False,
-    dataset=dict(**sample, indices=[index for index in range(1000) if index % 8]))
+    dataset=dict(_delete_=True, indices=[index for index in range(1000) if index % 8], **sample))
 val_dataloader = test_dataloader
-del sample['_delete_']
-real_images = dict(**sample, indices=list(range(0, 1000, 8)), test_mode=True)
+real_images = dict(indices=list(range(0, 1000, 8)), test_mode=True, **sample)
+
+dfq = dict(
+    quantization=dict(
+        by_bits=dict(w6a6=dict(norm_inputs='per_channel'))),
+    images=dict(images=32, batch_size=16, steps=70, generator=dict(lr=0.2, warmup=7, micro_batch=16)),
+    calibrate=dict(images=32, batch_size=8),
+    cycle=dict(
+        cycles=4,
+        generator_steps=10,
+        generator_images=8,
+        generator=dict(lr=0.2, warmup=1, micro_batch=16),
+        student_steps=15,
+        batch_size=16,
+        lr=dict(weight=1e-4, bias=1e-4, scale=1e-3)))

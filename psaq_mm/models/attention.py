@@ -6,8 +6,27 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..quantization import QuantizedLayer, Quantizer, QuantLinear, QuantMatMul, QuantPolicy, convert_child
+from ..quantization import (
+    QuantizedLayer,
+    Quantizer,
+    QuantLinear,
+    QuantMatMul,
+    QuantPolicy,
+    convert_child,
+    full_name,
+    register_quantized,
+)
 
+BLOCKS = (
+    "mmdet.models.backbones.swin.SwinBlock",
+    "mmseg.models.backbones.swin.SwinBlock",
+    "mmseg.models.backbones.vit.TransformerEncoderLayer",
+    "mmpretrain.models.backbones.swin_transformer.SwinBlock",
+    "mmpretrain.models.backbones.vision_transformer.TransformerEncoderLayer",
+    "timm.models.swin_transformer.SwinTransformerBlock",
+    "timm.models.vision_transformer.Block",
+    "timm.models.vision_transformer.ResPostBlock",
+)
 OF_PROJECTION = "quantized as {}'s output"
 
 
@@ -90,6 +109,12 @@ def convert_with_output(module: nn.Module, name: str, policy: QuantPolicy) -> nn
     return layer
 
 
+def transformer_blocks(model: nn.Module) -> list[nn.Module]:
+    """The blocks of a float or quantized model, in the order in which they are registered, hence run."""
+    return [one for one in model.modules() if any(full_name(cls) in BLOCKS for cls in type(one).__mro__)]
+
+
+@register_quantized(*BLOCKS)
 def quantize_block(module: nn.Module, name: str, policy: QuantPolicy) -> nn.Module:
     """A transformer block: its children, and a note on the sums that stand inline in its forward."""
     convert_children(module, name, policy)

@@ -1,4 +1,4 @@
-"""What teacher and student are compared on: the backbone's maps, the neck's, or what the heads make of them."""
+"""What teacher and student are compared on: the backbone's maps, its blocks, the neck's maps, the heads' logits."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from .attention import transformer_blocks
 from .backbones import backbone_of, host_name
 
 OutputFunction = Callable[[nn.Module, Tensor], list[Tensor]]
-PLACES = ("backbone", "neck", "logits")
+PLACES = ("backbone", "blocks", "neck", "logits")
+DEPTHS = 4
 # A name instead of the class, since a detector's recipe needs neither library.
 CLASSIFIER, SEGMENTOR = "mmpretrain.BaseClassifier", "mmseg.BaseSegmentor"
 
@@ -35,6 +37,23 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
     else:
         for one in outputs:
             yield from _tensors(one)
+
+
+def block_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """What four transformer blocks give, evenly spread over the depth, and :func:`backbone_outputs`.
+
+    A plain transformer ends in one map, some in a class token: too little to say where it began to go wrong.
+    """
+    blocks = transformer_blocks(backbone_of(model)[1])
+    chosen = [blocks[len(blocks) * part // DEPTHS - 1] for part in range(1, DEPTHS + 1)]
+    found: list[Tensor] = []
+    handles = [block.register_forward_hook(lambda _, args, output: found.append(output)) for block in chosen]
+    try:
+        outputs = backbone_outputs(model, images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [*found, *outputs]
 
 
 def neck_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -143,9 +162,11 @@ def output_function(place: str, teacher: nn.Module) -> OutputFunction:
         raise UsageError(f"outputs cannot be compared on {place!r}: use one of {', '.join(PLACES)}")
     if place == "neck" and getattr(teacher, "neck", None) is None:
         raise UsageError(f"{type(teacher).__name__} has no neck: compare on 'backbone'")
+    if place == "blocks" and len(transformer_blocks(backbone_of(teacher)[1])) < DEPTHS:
+        raise UsageError(f"{type(teacher).__name__} has no {DEPTHS} transformer blocks: compare on 'backbone'")
     if place == "logits":
         return logits_function(teacher)
-    return backbone_outputs if place == "backbone" else neck_outputs
+    return {"backbone": backbone_outputs, "blocks": block_outputs, "neck": neck_outputs}[place]
 
 
 def logits_function(teacher: nn.Module, everything: bool = False) -> OutputFunction:

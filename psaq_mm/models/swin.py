@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..generation import AttentionTokens
 from ..quantization import Quantizer, QuantPolicy, register_quantized
-from .attention import DecomposedAttention, convert_children, convert_with_output, quantize_block, quantize_patch_embed
+from .attention import DecomposedAttention, convert_children, convert_with_output, quantize_patch_embed
 from .taps import Sink, head_mean, register_tap, window_regions
 
 
@@ -69,17 +69,6 @@ def tap_timm_swin_block(module: Any, name: str, sink: Sink, prefix: int) -> list
         return x.shape[0], regions, x.device
 
     return tap_windows(module, module.attn, regions_of, f"{name}.attn", sink)
-
-
-@register_quantized(
-    "mmdet.models.backbones.swin.SwinBlock",
-    "mmseg.models.backbones.swin.SwinBlock",
-    "mmpretrain.models.backbones.swin_transformer.SwinBlock",
-    "timm.models.swin_transformer.SwinTransformerBlock",
-)
-def quantize_swin_block(module: nn.Module, name: str, policy: QuantPolicy) -> nn.Module:
-    """A block of any of them."""
-    return quantize_block(module, name, policy)
 
 
 class QuantWindowMSA(DecomposedAttention):

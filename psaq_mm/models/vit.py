@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..quantization import QuantPolicy, convert_child, register_quantized
-from .attention import DecomposedAttention, convert_with_output, inline_sum, quantize_block
+from .attention import DecomposedAttention, convert_with_output, inline_sum
 from .taps import Sink, register_tap, sequence_tokens
 
 MMPRETRAIN = "mmpretrain.models.utils.attention.MultiheadAttention"
@@ -139,11 +139,3 @@ class QuantAttention(DecomposedAttention):
         if self.gate is not None:
             merged = merged * self.gate(x).sigmoid()
         return self.proj_drop(self.proj(merged))
-
-
-register_quantized(
-    "mmseg.models.backbones.vit.TransformerEncoderLayer",
-    "mmpretrain.models.backbones.vision_transformer.TransformerEncoderLayer",
-    "timm.models.vision_transformer.Block",
-    "timm.models.vision_transformer.ResPostBlock",
-)(quantize_block)

@@ -24,6 +24,7 @@ from .calibration import (
 )
 from .convert import (
     convert_child,
+    full_name,
     is_quantized,
     quantize_conv2d,
     quantize_linear,
@@ -73,6 +74,7 @@ __all__ = [
     "coverage",
     "fake_quantize",
     "freeze",
+    "full_name",
     "is_quantized",
     "make_observer",
     "quantize_conv2d",

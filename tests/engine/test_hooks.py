@@ -13,8 +13,10 @@ from PIL import Image
 from rich.console import Console
 
 from psaq_mm.engine import CycleLogHook, DFQRunner, ProgressHook, SamplesHook, StateHook
+from psaq_mm.engine.hooks import AgreementHook
 from psaq_mm.engine.hooks.samples import image_grid
 from psaq_mm.engine.loops.base import pixel_bounds
+from psaq_mm.errors import UsageError
 
 
 class Records:
@@ -203,3 +205,42 @@ def test_tensorboard_by_config(recipe):
     }
     assert terms | {"student/distance", "student/distance_grad"} <= set(found.Tags()["scalars"])
     assert "samples" in found.Tags()["images"]
+
+
+def predictions(*rows: list[float]) -> list[SimpleNamespace]:
+    return [SimpleNamespace(pred_score=torch.tensor(row)) for row in rows]
+
+
+def epoch(hook: AgreementHook, run: SimpleNamespace, *batches: list[SimpleNamespace]) -> dict[str, float]:
+    metrics = {"accuracy/top1": 50.0}
+    hook.before_test_epoch(run)
+    for index, outputs in enumerate(batches):
+        hook.after_test_iter(run, index, {"inputs": index}, outputs)
+    hook.after_test_epoch(run, metrics)
+    return metrics
+
+
+def test_agreement_and_divergence_are_means_over_all_images():
+    said = [predictions([0.5, 0.5, 0.0], [0.8, 0.1, 0.1]), predictions([0.2, 0.2, 0.6])]
+    teacher = SimpleNamespace(test_step=lambda batch: said[batch["inputs"]])
+    run = runner(teacher=teacher, bare_model=object)
+    metrics = epoch(AgreementHook(), run, predictions([0.6, 0.3, 0.1], [0.1, 0.8, 0.1]), predictions([0.2, 0.2, 0.6]))
+    first = 0.5 * np.log(0.5 / 0.6) + 0.5 * np.log(0.5 / 0.3)
+    second = 0.8 * np.log(8) + 0.1 * np.log(1 / 8)
+    assert metrics == {
+        "accuracy/top1": 50.0,
+        "float/agreement": pytest.approx(200 / 3),
+        # float32 scores
+        "float/kl": pytest.approx((first + second) / 3, rel=1e-6),
+    }
+
+
+def test_the_float_model_is_not_compared_with_itself():
+    teacher = SimpleNamespace(test_step=pytest.fail)
+    run = runner(teacher=teacher, bare_model=lambda: teacher)
+    assert epoch(AgreementHook(), run, predictions([1.0, 0.0])) == {"accuracy/top1": 50.0}
+
+
+def test_agreement_needs_class_scores():
+    with pytest.raises(UsageError, match="class scores of classifiers"):
+        epoch(AgreementHook(), runner(teacher=None, bare_model=object), [SimpleNamespace()])

@@ -192,6 +192,20 @@ def test_the_record_has_both_models_figures(task, job):
     assert all(rows[1]["seconds"][stage] > 0 for stage in ("generate", "calibrate", "distil", "evaluate"))
 
 
+@pytest.mark.parametrize("task", ["classifier", "timm"], indirect=True)
+def test_agreement_with_the_float_model_is_a_figure(job, again):
+    hooks = {"custom_hooks": [{"type": "psaq_mm.AgreementHook"}], "dfq.cycle.cycles": 0}
+    ours = again(hooks)
+    rows = ours.run().rows
+    assert "float/agreement" not in rows[0].metrics
+    # of six images, a whole number agrees
+    assert rows[1].metrics["float/agreement"] * IMAGES / 100 == pytest.approx(
+        round(rows[1].metrics["float/agreement"] * IMAGES / 100)
+    )
+    assert 0 < rows[1].metrics["float/kl"] < 1
+    assert "custom_hooks" not in Config.fromfile(ours.runner.artifact_paths[0])
+
+
 def test_the_backbone_alone_is_quantized(task, job):
     student = job.runner.student
     assert backbone_of(student)[0] == TASKS[task][3].rstrip(".")

@@ -10,7 +10,9 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from psaq_mm.errors import UsageError
-from psaq_mm.models import calibration_function, output_function
+from psaq_mm.models import calibration_function, output_function, quantize_in_place
+from psaq_mm.models.attention import transformer_blocks
+from psaq_mm.quantization import set_enabled
 from tests.conftest import random_weights
 
 
@@ -175,7 +177,7 @@ def test_calibration_reaches_every_head_of_the_scope(teacher, images):
 
 
 def test_an_unknown_place_lists_the_known(teacher):
-    with pytest.raises(UsageError, match="'head': use one of backbone, neck, logits"):
+    with pytest.raises(UsageError, match="'head': use one of backbone, blocks, neck, logits"):
         output_function("head", teacher)
 
 
@@ -183,3 +185,56 @@ def test_an_unknown_place_lists_the_known(teacher):
 def test_places_that_a_model_lacks(place, said):
     with pytest.raises(UsageError, match=f"Sequential {said}"):
         output_function(place, nn.Sequential())
+
+
+SWIN = {"type": "mmdet.SwinTransformer", "embed_dims": 16, "depths": [2, 2, 2, 2], "num_heads": [1, 1, 1, 1]}
+VIT = {"type": "mmseg.VisionTransformer", "img_size": 64, "embed_dims": 16, "num_layers": 5, "num_heads": 2}
+ARCH = {"embed_dims": 16, "num_layers": 8, "num_heads": 2, "feedforward_channels": 32}
+# a backbone, and how many maps it gives
+BLOCKS = {
+    "swin": (SWIN, 4),
+    "mmseg-vit": (VIT, 1),
+    "mmpretrain-vit": ({"type": "mmpretrain.VisionTransformer", "img_size": 64, "arch": ARCH}, 1),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@torch.no_grad()
+def test_blocks_are_four_of_the_depth_and_the_maps_follow(name, images):
+    config, maps = BLOCKS[name]
+    model = nn.Module()
+    model.backbone = random_weights(MODELS.build(copy.deepcopy(config)))
+    outputs = output_function("blocks", model)(model, images)
+    plain = output_function("backbone", model)(model, images)
+    assert len(outputs) == 4 + maps and all(torch.equal(a, b) for a, b in zip(outputs[4:], plain, strict=True))
+    blocks = transformer_blocks(model.backbone)
+    count = len(blocks)
+    expected: list[torch.Tensor] = []
+    for index in (count // 4 - 1, count // 2 - 1, 3 * count // 4 - 1, count - 1):
+        blocks[index].register_forward_hook(lambda _, args, output: expected.append(output))
+    model.backbone(images)
+    assert all(torch.equal(a, b) for a, b in zip(outputs[:4], expected, strict=True))
+    before = [len(block._forward_hooks) for block in blocks]
+    output_function("blocks", model)(model, images)
+    assert [len(block._forward_hooks) for block in blocks] == before
+
+
+@torch.no_grad()
+def test_a_quantized_model_has_the_same_blocks():
+    image = torch.randn(1, 3, 64, 64)
+    teacher = nn.Module()
+    teacher.backbone = random_weights(MODELS.build(copy.deepcopy(BLOCKS["mmpretrain-vit"][0])))
+    student = copy.deepcopy(teacher)
+    quantize_in_place(student.backbone, {}, prefix="backbone")
+    set_enabled(student, False)
+    ours, theirs = (output_function("blocks", model)(model, image) for model in (student, teacher))
+    for a, b in zip(ours, theirs, strict=True):
+        # float32 sums in another order
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_blocks_need_four():
+    model = nn.Module()
+    model.backbone = nn.Identity()
+    with pytest.raises(UsageError, match="no 4 transformer blocks"):
+        output_function("blocks", model)

@@ -54,7 +54,7 @@ class AgreementHook(Hook):
         q = scores(outputs)
         # A copy: predictions are written into the batch's own samples.
         p = scores(runner.teacher.test_step(copy.deepcopy(data_batch)))
-        smallest = torch.finfo(torch.float32).tiny
+        smallest = torch.finfo(torch.float64).tiny
         divergence = p * (p.clamp(min=smallest).log() - q.clamp(min=smallest).log())
         agrees = (p.argmax(1) == q.argmax(1)).sum()
         self.sums += torch.stack([torch.tensor(len(p)), agrees, divergence.sum()]).double()
@@ -75,4 +75,6 @@ def scores(samples: Sequence[Any]) -> Tensor:
     """
     if not all(hasattr(sample, "pred_score") for sample in samples):
         raise UsageError("AgreementHook compares the class scores of classifiers: take it out of custom_hooks")
-    return torch.stack([sample.pred_score for sample in samples]).float().cpu()
+    p = torch.stack([sample.pred_score for sample in samples]).cpu().double()
+    # float32 scores miss a sum of 1 by more than two alike distributions diverge
+    return p / p.sum(1, keepdim=True)

@@ -43,7 +43,7 @@ class CycleLoop(StageLoop):
             to 0 along a cosine over all cycles.
         augment: The keys of :class:`psaq_mm.generation.RollFlip` for the student's images.
         distance: The keys of :class:`psaq_mm.generation.FeatureDistance`.
-        place: What is compared: ``'backbone'``, ``'neck'`` or ``'logits'``.
+        place: What is compared: ``'backbone'``, ``'blocks'``, ``'neck'`` or ``'logits'``.
     """
 
     def __init__(
