@@ -2,5 +2,5 @@
 _base_ = './_base_/timm_imagenet.py'
 
 model = dict(model_name='swin_tiny_patch4_window7_224')
-load_from = 'checkpoints/swin_tiny_patch4_window7_224.ms_in1k.bin'
+load_from = 'checkpoints/swin_tiny_patch4_window7_224.ms_in1k/pytorch_model.bin'
 checkpoint_url = 'https://huggingface.co/timm/swin_tiny_patch4_window7_224.ms_in1k/resolve/main/pytorch_model.bin'  # noqa

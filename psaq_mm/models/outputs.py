@@ -40,12 +40,14 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
 
 
 def block_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """What four transformer blocks give, evenly spread over the depth, and :func:`backbone_outputs`.
+    """What four transformer blocks give, evenly spread over the depth (all of three or fewer), and the backbone's maps.
 
     A plain transformer ends in one map, some in a class token: too little to say where it began to go wrong.
     """
     blocks = transformer_blocks(backbone_of(model)[1])
-    chosen = [blocks[len(blocks) * part // DEPTHS - 1] for part in range(1, DEPTHS + 1)]
+    chosen = [
+        blocks[index] for index in sorted({-(-len(blocks) * part // DEPTHS) - 1 for part in range(1, DEPTHS + 1)})
+    ]
     found: list[Tensor] = []
     handles = [block.register_forward_hook(lambda _, args, output: found.append(output)) for block in chosen]
     try:
@@ -162,8 +164,8 @@ def output_function(place: str, teacher: nn.Module) -> OutputFunction:
         raise UsageError(f"outputs cannot be compared on {place!r}: use one of {', '.join(PLACES)}")
     if place == "neck" and getattr(teacher, "neck", None) is None:
         raise UsageError(f"{type(teacher).__name__} has no neck: compare on 'backbone'")
-    if place == "blocks" and len(transformer_blocks(backbone_of(teacher)[1])) < DEPTHS:
-        raise UsageError(f"{type(teacher).__name__} has no {DEPTHS} transformer blocks: compare on 'backbone'")
+    if place == "blocks" and not transformer_blocks(backbone_of(teacher)[1]):
+        raise UsageError(f"{type(teacher).__name__} has no transformer blocks: compare on 'backbone'")
     if place == "logits":
         return logits_function(teacher)
     return {"backbone": backbone_outputs, "blocks": block_outputs, "neck": neck_outputs}[place]

@@ -211,6 +211,15 @@ def predictions(*rows: list[float]) -> list[SimpleNamespace]:
     return [SimpleNamespace(pred_score=torch.tensor(row)) for row in rows]
 
 
+class Teacher(torch.nn.Linear):
+    """A model that answers as it is told."""
+
+    def __init__(self, step, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        super().__init__(2, 2)
+        self.test_step = step
+
+
 def epoch(hook: AgreementHook, run: SimpleNamespace, *batches: list[SimpleNamespace]) -> dict[str, float]:
     metrics = {"accuracy/top1": 50.0}
     hook.before_test_epoch(run)
@@ -222,8 +231,7 @@ def epoch(hook: AgreementHook, run: SimpleNamespace, *batches: list[SimpleNamesp
 
 def test_agreement_and_divergence_are_means_over_all_images():
     said = [predictions([0.5, 0.5, 0.0], [0.8, 0.1, 0.1]), predictions([0.2, 0.2, 0.6])]
-    teacher = SimpleNamespace(test_step=lambda batch: said[batch["inputs"]])
-    run = runner(teacher=teacher, bare_model=object)
+    run = runner(teacher=Teacher(lambda batch: said[batch["inputs"]]), bare_model=object)
     metrics = epoch(AgreementHook(), run, predictions([0.6, 0.3, 0.1], [0.1, 0.8, 0.1]), predictions([0.2, 0.2, 0.6]))
     first = 0.5 * np.log(0.5 / 0.6) + 0.5 * np.log(0.5 / 0.3)
     second = 0.8 * np.log(8) + 0.1 * np.log(1 / 8)
@@ -235,12 +243,27 @@ def test_agreement_and_divergence_are_means_over_all_images():
     }
 
 
+def test_the_teacher_sees_an_image_once():
+    seen = []
+
+    def step(batch):
+        seen.append(batch["inputs"])
+        return predictions([0.9, 0.1])
+
+    outputs = [SimpleNamespace(pred_score=torch.tensor([0.6, 0.4]), img_path=f"{index}.png") for index in range(2)]
+    runs = [runner(teacher=Teacher(step, seed=seed), bare_model=object) for seed in (1, 1, 2)]
+    results = [epoch(AgreementHook(), run, outputs[:1], outputs[1:]) for run in runs]
+    # two images, twice: the second run's teacher has the first one's weights
+    assert seen == [0, 1, 0, 1]
+    assert results[0] == results[1] == results[2]
+
+
 def test_the_float_model_is_not_compared_with_itself():
-    teacher = SimpleNamespace(test_step=pytest.fail)
+    teacher = Teacher(pytest.fail)
     run = runner(teacher=teacher, bare_model=lambda: teacher)
     assert epoch(AgreementHook(), run, predictions([1.0, 0.0])) == {"accuracy/top1": 50.0}
 
 
 def test_agreement_needs_class_scores():
     with pytest.raises(UsageError, match="class scores of classifiers"):
-        epoch(AgreementHook(), runner(teacher=None, bare_model=object), [SimpleNamespace()])
+        epoch(AgreementHook(), runner(teacher=Teacher(pytest.fail), bare_model=object), [SimpleNamespace()])
