@@ -162,7 +162,7 @@ class DFQRunner(Runner):
             return
         if self._load_from is None:
             raise PSAQError("no checkpoint to quantize: set load_from in the config or give --checkpoint")
-        hint = how_to_get(Path(self._load_from), self.cfg.get("checkpoint_url"), self.cfg.get("checkpoint_converter"))
+        hint = how_to_get(Path(self._load_from), self.cfg)
         loaded = read_checkpoint(self._load_from, hint=hint)
         load_weights(self.teacher, loaded["state_dict"], str(self._load_from))
         self.checkpoint_meta = loaded["meta"]
