@@ -120,8 +120,9 @@ CLASSIFIER = """\
 | `fp32` | -0.20 | - | - | -20.70 | - | - |
 | `real` | - | - | - | -0.50 | -0.50 | +0.0500 |
 
-`configs/demo/x_w8a8.py`, 200 evaluation images, 152 tensors quantized and 149 left FP; torch 2.14.1, mmpretrain 1.3.6; \
-top-1 in percent, differences in points; agreement is the share of images with the float model's top-1, in percent, \
+`configs/demo/x_w8a8.py`, 200 evaluation images, 152 tensors quantized and 149 left FP; \
+torch 2.14.1, mmpretrain 1.3.6; top-1 in percent, differences in points; \
+agreement is the share of images with the float model's top-1, in percent, \
 differences in points; KL is the divergence from the float model's class probabilities."""
 
 
