@@ -33,6 +33,7 @@ from ..quantization import (
 )
 from ..registry import LOOPS, RUNNERS
 from .checkpoint import artifact_config, how_to_get, load_weights, read_checkpoint, save_artifact
+from .data import build_test_loop
 from .files import save_json, writable_folder
 from .results import timed
 from .state import restore_state, save_state
@@ -313,7 +314,7 @@ class DFQRunner(Runner):
         self.model, current = model, self.model
         try:
             with contextlib.redirect_stdout(printed):
-                self._test_loop = self.build_test_loop(self._test_loop)
+                self._test_loop = build_test_loop(self)
                 with timed(self.seconds, "evaluate"):
                     return self.test()
         except FileNotFoundError as error:
