@@ -14,7 +14,9 @@ def main() -> int:
     """Parse and call."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("readme", nargs="?", type=Path, default=Path("README.md"))
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of NAME_mask_rcnn.json")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder of NAME.json, for blocks <!-- table:NAME -->"
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the file would change")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     args = parser.parse_args()

@@ -22,6 +22,7 @@ from ..errors import PSAQError, UsageError
 from ..models import has_authors_names
 from ..quantization import QuantizationError
 from .files import save_tensors, save_with
+from .packaged import find_file
 
 SHOWN_KEYS = 3
 TRAINING_KEYS = (
@@ -38,6 +39,7 @@ TRAINING_KEYS = (
     "randomness",
     "checkpoint_url",
     "checkpoint_converter",
+    "checkpoint_training",
     "real_images",
 )
 
@@ -71,14 +73,19 @@ def _known_globals() -> list[Any]:
     return [HistoryBuffer, np.ndarray, np.dtype, reconstruct, multiarray.scalar, *old, *kinds]
 
 
-def how_to_get(path: Path, url: str | None, converter: str | None = None) -> str:
+def how_to_get(path: Path, cfg: Config | dict[str, Any]) -> str:
     """What to do about a checkpoint that is not there.
 
     Args:
         path: Where it should be.
-        url: Where it can be fetched.
-        converter: The tool that makes it of what can be fetched.
+        cfg: The recipe, with one of ``checkpoint_url`` (where it can be fetched; ``checkpoint_converter`` is then the
+            tool that makes it of what was fetched, if it needs one) and ``checkpoint_training`` (nobody has published
+            it: the config that trains it), or with neither.
     """
+    url, converter, training = (cfg.get(f"checkpoint_{key}") for key in ("url", "converter", "training"))
+    if training:
+        command = f"python tools/train.py {find_file(training)} --work-dir {path.parent}"
+        return f"there is no public one of this model, train it with: {command}, or give another with --checkpoint"
     if not url:
         return "give its path with --checkpoint"
     fetched = path.with_name(url.rpartition("/")[2])
@@ -209,7 +216,10 @@ def artifact_config(cfg: Config, model: dict[str, Any]) -> Config:
     for key in (*TRAINING_KEYS, "dfq", "runner_type", "work_dir", "launcher", "custom_hooks"):
         plain.pop(key, None)
     plain["model"] = model
-    plain["custom_imports"] = {"imports": ["psaq_mm"], "allow_failed_imports": False}
+    # The recipe's own imports too: they may register a part of the model that stays as it is.
+    imports = (plain.get("custom_imports") or {}).get("imports") or []
+    imports = dict.fromkeys([*([imports] if isinstance(imports, str) else imports), "psaq_mm"])
+    plain["custom_imports"] = {"imports": list(imports), "allow_failed_imports": False}
     return Config(plain)
 
 

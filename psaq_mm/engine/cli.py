@@ -6,12 +6,14 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, DictAction
 from rich.console import Console
 
-from ..compat import import_quietly
+from ..compat import DISTRIBUTIONS, import_quietly
 from ..errors import PSAQError, UsageError
 from ..generation import GenerationError, NonFiniteLossError
 from ..quantization import QuantizationError
@@ -33,10 +35,36 @@ def common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def import_host(cfg: Config) -> None:
-    """Import the library whose models a config speaks of, and none of the others: each takes seconds."""
-    scope = cfg.get("default_scope")
+    """Import the libraries whose models a config speaks of, and none of the others: each takes seconds.
+
+    Raises:
+        PSAQError: One of them is not installed, or does not fit the rest.
+    """
+    scope, parts = cfg.get("default_scope"), foreign_parts(cfg.get("model"))
     if scope in HOSTS:
-        import_quietly(*(f"{scope}.{part}" for part in ("datasets", "evaluation", "visualization")))
+        parts = {scope: "its default_scope", **parts}
+    for library, part in parts.items():
+        if find_spec(library) is None:
+            names = " or ".join(DISTRIBUTIONS[library])
+            raise PSAQError(f"the config needs {library} ({part}), which is not installed: pip install {names}")
+        wanted = ("datasets", "evaluation", "visualization") if library == scope else ("models",)
+        try:
+            import_quietly(*(f"{library}.{one}" for one in wanted))
+        except (ImportError, AssertionError) as error:  # they assert that mmcv's version is one they know
+            raise PSAQError(f"the config needs {library} ({part}), which cannot be imported ({error})") from None
+
+
+def foreign_parts(model: Any) -> dict[str, str]:
+    """The libraries that a model's parts name (``type='mmseg.Feature2Pyramid'``), each with the first such type."""
+    found: dict[str, str] = {}
+    if isinstance(model, dict):
+        library = str(model.get("type")).partition(".")[0]
+        if library in HOSTS:
+            found[library] = model["type"]
+        model = list(model.values())
+    for part in model if isinstance(model, (list, tuple)) else ():
+        found = {**foreign_parts(part), **found}
+    return found
 
 
 def read_config(args: argparse.Namespace) -> Config:

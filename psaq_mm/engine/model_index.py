@@ -67,9 +67,12 @@ def bits(model: dict[str, Any]) -> str:
 
 
 def checkpoint(model: dict[str, Any]) -> str:
-    """A link to the checkpoint that belongs to the config: a download, or a file below ``configs/``."""
+    """A link to the checkpoint that belongs to the config: a download, or a file below ``configs/``.
+
+    Where there is none, what the index says of it.
+    """
     if "Weights" not in model:
-        return "-"
+        return model["Metadata"].get("Checkpoint", "-")
     weights = model["Weights"]
     return f"[download]({weights})" if "://" in weights else f"[included]({weights.removeprefix('configs/')})"
 

@@ -41,8 +41,9 @@ def find_config(name: str | Path) -> Path:
     Raises:
         UsageError: There is none, or several of the package's own have this name.
     """
-    if Path(name).is_file():
-        return Path(name)
+    # A file of the package's own that is none of the names, for example of configs/_base_, is found by its path.
+    if find_file(name).is_file():
+        return find_file(name)
     known = packaged_configs()
     asked = Path(name).as_posix().removeprefix("configs/").removesuffix(".py")
     if asked in known:

@@ -13,12 +13,9 @@ from rich.console import Console
 
 from ..errors import PSAQError
 from .arms import ARMS
-from .results import SCHEMA, Results, results_table
+from .results import SCHEMA, Metric, Results, metric_of, results_table
 
-TITLES = {"bbox_mAP": "box AP", "segm_mAP": "mask AP", "mIoU": "mIoU", "aAcc": "pixel accuracy", "top1": "top-1"}
 DEMO = re.compile(r"(<!-- demo-output -->\n).*?(<!-- /demo-output -->)", re.DOTALL)
-# Whose evaluator gives a figure, where it isn't mmdet's.
-HOSTS = {"mIoU": "mmseg", "top-1": "mmpretrain"}
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -39,10 +36,10 @@ def read_results(path: Path) -> dict[str, Any]:
     return results
 
 
-def headline(results: dict[str, Any]) -> dict[str, str]:
-    """The evaluator's keys that get a column, with their titles, in the evaluator's order."""
+def headline(results: dict[str, Any]) -> dict[str, Metric]:
+    """The evaluator's keys that get a column, in the evaluator's order."""
     keys = dict.fromkeys(key for row in results["rows"] for key in row["metrics"])
-    return {key: TITLES[key.rpartition("/")[2]] for key in keys if key.rpartition("/")[2] in TITLES}
+    return {key: metric for key in keys if (metric := metric_of(key))}
 
 
 def bit_widths(results: dict[str, Any]) -> list[tuple[int, int]]:
@@ -58,33 +55,34 @@ def arms(results: dict[str, Any]) -> list[str]:
     return known + [arm for arm in present if arm not in known]
 
 
+def rows_of(results: dict[str, Any], arm: str, bits: tuple[int, int]) -> list[dict[str, Any]]:
+    """The rows of an arm, one a seed. The float model's is the same for all bit widths."""
+    rows = [row for row in results["rows"] if row["arm"] == arm]
+    return [row for row in rows if arm == "fp32" or (row["weight_bits"], row["activation_bits"]) == bits]
+
+
 def values(results: dict[str, Any], arm: str, bits: tuple[int, int], key: str) -> list[float]:
-    """One figure of an arm, a value for each seed. The float model's is the same for all bit widths."""
-    rows = [row for row in results["rows"] if row["arm"] == arm and key in row["metrics"]]
-    return [
-        row["metrics"][key] for row in rows if arm == "fp32" or (row["weight_bits"], row["activation_bits"]) == bits
-    ]
+    """One figure of an arm, a value for each seed."""
+    return [row["metrics"][key] for row in rows_of(results, arm, bits) if key in row["metrics"]]
 
 
-def mean_and_error(figures: list[float]) -> str:
+def mean_and_error(figures: list[float], metric: Metric) -> str:
     """Mean and its standard error ``s / sqrt(n)``, s with n - 1 in the denominator; one figure has no error.
 
-    A mean has a digit more than the figures, which COCO's evaluation rounds to three.
-
-    Example: 0.70, 0.71 and 0.72 give ``0.7100 ± 0.0058``.
+    Example: APs of 0.70, 0.71 and 0.72 give ``0.7100 ± 0.0058``.
     """
     if not figures:
         return "-"
     mean = statistics.fmean(figures)
     if len(figures) < 2:
-        return f"{mean:.3f}"
-    return f"{mean:.4f} ± {statistics.stdev(figures) / len(figures) ** 0.5:.4f}"
+        return metric.show(mean)
+    error = statistics.stdev(figures) / len(figures) ** 0.5
+    return f"{metric.show(mean, mean=True)} ± {metric.show(error, mean=True)}"
 
 
 def seeds(results: dict[str, Any], arm: str) -> str:
     """How many seeds an arm has: one number, or one for each bit width where they differ, as in ``3/3/1``."""
-    first = next(iter(headline(results)))
-    counts = [len(values(results, arm, bits, first)) for bits in bit_widths(results)]
+    counts = [sum(bool(row["metrics"]) for row in rows_of(results, arm, bits)) for bits in bit_widths(results)]
     return str(counts[0]) if len(set(counts)) == 1 else "/".join(map(str, counts))
 
 
@@ -94,41 +92,58 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def columns(results: dict[str, Any]) -> list[tuple[tuple[int, int], str, Metric]]:
+    """Bit width, key and metric of every column."""
+    return [(bits, key, metric) for bits in bit_widths(results) for key, metric in headline(results).items()]
+
+
+def heads(results: dict[str, Any]) -> list[str]:
+    """The columns' heads, such as ``W4A8 box AP``."""
+    return [f"W{w}A{a} {metric.title}" for (w, a), _, metric in columns(results)]
+
+
 def main_table(results: dict[str, Any]) -> str:
     """One row an arm, mean and standard error over seeds in one column for each bit width and figure."""
-    columns = [(bits, key) for bits in bit_widths(results) for key in headline(results)]
-    head = ["arm", "seeds", *(f"W{w}A{a} {headline(results)[key]}" for (w, a), key in columns)]
     rows = []
     for arm in arms(results):
-        cells = [mean_and_error(values(results, arm, bits, key)) for bits, key in columns]
+        cells = [mean_and_error(values(results, arm, bits, key), metric) for bits, key, metric in columns(results)]
         rows.append([f"`{arm}`", seeds(results, arm), *cells])
-    return markdown(head, rows)
+    return markdown(["arm", "seeds", *heads(results)], rows)
 
 
 def difference_table(results: dict[str, Any], arm: str = "psaq") -> str:
-    """An arm's mean minus each other arm's; empty where the arm has no rows."""
+    """An arm's mean minus each other arm's, in the figure's own unit; empty where the arm has no rows."""
     if arm not in arms(results):
         return ""
-    columns = [(bits, key) for bits in bit_widths(results) for key in headline(results)]
-    head = [f"`{arm}` minus", *(f"W{w}A{a} {headline(results)[key]}" for (w, a), key in columns)]
     rows = []
     for rival in arms(results):
         if rival != arm:
-            pairs = [(values(results, arm, *column), values(results, rival, *column)) for column in columns]
-            gaps = [f"{statistics.fmean(a) - statistics.fmean(b):+.4f}" if a and b else "-" for a, b in pairs]
-            rows.append([f"`{rival}`", *gaps])
-    return markdown(head, rows)
+            cells = []
+            for bits, key, metric in columns(results):
+                ours, theirs = values(results, arm, bits, key), values(results, rival, bits, key)
+                both = bool(ours and theirs)
+                gap = statistics.fmean(ours) - statistics.fmean(theirs) if both else 0.0
+                cells.append(metric.show(gap, mean=True, sign="+") if both else "-")
+            rows.append([f"`{rival}`", *cells])
+    return markdown([f"`{arm}` minus", *heads(results)], rows)
 
 
 def caption(results: dict[str, Any]) -> str:
-    """What was measured, and with what."""
-    counted, used = results["coverage"], results["versions"]
-    host = next((HOSTS[title] for title in headline(results).values() if title in HOSTS), "mmdet")
-    stack = ", ".join(f"{name} {used[name]}" for name in ("torch", host) if name in used)
-    return (
+    """What was measured, with what, and in what units where they need a word."""
+    counted, used, metrics = results["coverage"], results["versions"], headline(results).values()
+    # Whose evaluator it was; a record may come from an environment that lacks the other libraries.
+    hosts = dict.fromkeys(metric.host for metric in metrics)
+    stack = ", ".join(f"{name} {used[name]}" for name in ("torch", *hosts) if name in used)
+    units: dict[str, list[str]] = {}
+    for metric in metrics:
+        if metric.unit:
+            units.setdefault(metric.unit, []).append(metric.title)
+    measured = (
         f"`{results['config']}`, {results['images']} evaluation images, {counted['quantized']} tensors quantized and "
-        f"{counted['fp']} left FP; {stack}."
+        f"{counted['fp']} left FP"
     )
+    notes = [f"{' and '.join(titles)} {unit}" for unit, titles in units.items()]
+    return "; ".join(part for part in (measured, stack, *notes) if part) + "."
 
 
 def report(results: dict[str, Any]) -> str:
@@ -155,14 +170,14 @@ def fill(text: str, folder: Path) -> str:
     Args:
         text: Markdown with blocks ``<!-- table:NAME -->`` … ``<!-- /table -->``, and maybe one
             ``<!-- demo-output -->`` … ``<!-- /demo-output -->``.
-        folder: Where ``NAME_mask_rcnn.json`` lies, and ``demo_run.json``, the ``results.json`` of a ``make demo``.
+        folder: Where ``NAME.json`` lies, and ``demo_run.json``, the ``results.json`` of a ``make demo``.
 
     Raises:
         PSAQError: There is no block, or a block's results cannot be read.
     """
 
     def table(match: re.Match[str]) -> str:
-        results = read_results(folder / f"{match['name']}_mask_rcnn.json")
+        results = read_results(folder / f"{match['name']}.json")
         return f"{match[1]}\n{report(results)}\n\n{match[3]}"
 
     def demo(match: re.Match[str]) -> str:

@@ -20,6 +20,44 @@ SCHEMA = 1
 STAGES = ("generate", "calibrate", "distil", "evaluate")
 
 
+@dataclass(frozen=True)
+class Metric:
+    """How tables show an evaluator's figure.
+
+    Attributes:
+        title: Its name in the README.
+        digits: Digits after the point of one figure.
+        mean_digits: Those of a mean over seeds and of a difference, where they are others.
+        unit: What follows its title in the README's caption; empty for what needs no word.
+        host: The library whose evaluator gives it; empty for our own.
+    """
+
+    title: str
+    digits: int = 2
+    mean_digits: int | None = None
+    unit: str = ""
+    host: str = ""
+
+    def show(self, figure: float, mean: bool = False, sign: str = "") -> str:
+        """The figure with its digits; ``sign='+'`` for a difference."""
+        digits = self.mean_digits if mean and self.mean_digits is not None else self.digits
+        return f"{figure:{sign}.{digits}f}"
+
+
+PERCENT = "in percent, differences in points"
+# By the last part of the evaluator's key. COCO's evaluation rounds to three digits, which a mean over seeds exceeds.
+METRICS = {
+    "mAP": Metric("AP", 3, 4, host="mmdet"),
+    "bbox_mAP": Metric("box AP", 3, 4, host="mmdet"),
+    "segm_mAP": Metric("mask AP", 3, 4, host="mmdet"),
+    "mIoU": Metric("mIoU", unit=PERCENT, host="mmseg"),
+    "aAcc": Metric("pixel accuracy", unit=PERCENT, host="mmseg"),
+    "top1": Metric("top-1", unit=PERCENT, host="mmpretrain"),
+    "agreement": Metric("agreement", unit="is the share of images with the float model's top-1, " + PERCENT),
+    "kl": Metric("KL", 4, unit="is the divergence from the float model's class probabilities"),
+}
+
+
 @dataclass
 class Row:
     """One arm at one bit width and seed.
@@ -71,26 +109,27 @@ class Results:
         return cls(data["config"], data["dataset"], data["images"], data["coverage"], rows)
 
 
+def metric_of(key: str) -> Metric | None:
+    """How to show the figure of an evaluator's key such as ``coco/bbox_mAP``; None for one that gets no column."""
+    return METRICS.get(key.rpartition("/")[2])
+
+
 def main_metrics(rows: list[Row]) -> list[str]:
     """The figures worth a column: each evaluator's headline, in its own order."""
-    keys = [key for row in rows for key in row.metrics]
-    headline = ("mAP", "mIoU", "aAcc", "top1")
-    return list(
-        dict.fromkeys(
-            key for key in keys if key.rpartition("/")[2].removeprefix("bbox_").removeprefix("segm_") in headline
-        )
-    )
+    return list(dict.fromkeys(key for row in rows for key in row.metrics if metric_of(key)))
 
 
 def results_table(results: Results) -> Table:
     """The rows with their headline figures."""
-    columns = main_metrics(results.rows)
+    columns = {key: metric for key in main_metrics(results.rows) if (metric := metric_of(key))}
     table = Table(title=f"{results.dataset}, {results.images} images")
-    for head in ("arm", "bits", "seed", *columns, "seconds", "peak MiB"):
+    # What compares with the float model needs no prefix to be told apart, and 80 columns have no room for it.
+    heads = [key.removeprefix("float/") for key in columns]
+    for head in ("arm", "bits", "seed", *heads, "seconds", "peak MiB"):
         table.add_column(head, justify="left" if head in ("arm", "bits") else "right")
     for row in results.rows:
         bits = "FP32" if row.arm == "fp32" else f"W{row.weight_bits}A{row.activation_bits}"
-        figures = [f"{row.metrics[key]:.3f}" if key in row.metrics else "-" for key in columns]
+        figures = [m.show(row.metrics[key]) if key in row.metrics else "-" for key, m in columns.items()]
         table.add_row(
             row.arm, bits, str(row.seed), *figures, f"{sum(row.seconds.values()):.0f}", str(row.peak_memory_mib)
         )

@@ -33,6 +33,7 @@ from ..quantization import (
 )
 from ..registry import LOOPS, RUNNERS
 from .checkpoint import artifact_config, how_to_get, load_weights, read_checkpoint, save_artifact
+from .data import build_test_loop
 from .files import save_json, writable_folder
 from .results import timed
 from .state import restore_state, save_state
@@ -162,7 +163,7 @@ class DFQRunner(Runner):
             return
         if self._load_from is None:
             raise PSAQError("no checkpoint to quantize: set load_from in the config or give --checkpoint")
-        hint = how_to_get(Path(self._load_from), self.cfg.get("checkpoint_url"), self.cfg.get("checkpoint_converter"))
+        hint = how_to_get(Path(self._load_from), self.cfg)
         loaded = read_checkpoint(self._load_from, hint=hint)
         load_weights(self.teacher, loaded["state_dict"], str(self._load_from))
         self.checkpoint_meta = loaded["meta"]
@@ -313,7 +314,7 @@ class DFQRunner(Runner):
         self.model, current = model, self.model
         try:
             with contextlib.redirect_stdout(printed):
-                self._test_loop = self.build_test_loop(self._test_loop)
+                self._test_loop = build_test_loop(self)
                 with timed(self.seconds, "evaluate"):
                     return self.test()
         except FileNotFoundError as error:

@@ -55,22 +55,30 @@ TOOL = "tools/convert.py"
 
 
 @pytest.mark.parametrize(
-    ("url", "converter", "said"),
+    ("recipe", "said"),
     [
-        (URL, None, "fetch it with: curl -L --create-dirs -o x/b.pth https://example.org/a.pth"),
+        ({"url": URL}, "fetch it with: curl -L --create-dirs -o x/b.pth https://example.org/a.pth"),
         (
-            URL,
-            TOOL,
+            {"url": URL, "converter": TOOL},
             "fetch and convert it with: curl -L --create-dirs -o x/a.pth https://example.org/a.pth && "
             "python tools/convert.py x/a.pth x/b.pth",
         ),
-        (URL.replace("a.pth", "b.pth"), TOOL, "fetch it with: curl -L --create-dirs -o x/b.pth {url}"),
-        (None, TOOL, "give its path with --checkpoint"),
+        (
+            {"url": "https://example.org/b.pth", "converter": TOOL},
+            "fetch it with: curl -L --create-dirs -o x/b.pth https://example.org/b.pth",
+        ),
+        (
+            {"training": "train.py"},
+            "there is no public one of this model, train it with: python tools/train.py train.py --work-dir x, "
+            "or give another with --checkpoint",
+        ),
+        ({"converter": TOOL}, "give its path with --checkpoint"),
     ],
-    ids=["address-known", "to-be-converted", "the-unconverted-asked-for", "address-unknown"],
+    ids=["address-known", "to-be-converted", "the-unconverted-asked-for", "to-be-trained", "address-unknown"],
 )
-def test_how_to_get_a_checkpoint(url, converter, said):
-    assert how_to_get(Path("x/b.pth"), url, converter) == said.format(url=url)
+def test_how_to_get_a_checkpoint(recipe, said):
+    recipe = {f"checkpoint_{key}": value for key, value in recipe.items()}
+    assert how_to_get(Path("x/b.pth"), recipe) == said
 
 
 def test_a_missing_file_says_how_to_get_it(tmp_path):
@@ -174,6 +182,18 @@ def calibrated(cfg: Config, quantization: dict) -> nn.Module:
         forward(model, torch.randn(2, 3, 64, 64))
     freeze(model)
     return model
+
+
+@pytest.mark.parametrize(
+    ("imports", "expected"),
+    [(None, ["psaq_mm"]), ("mine", ["mine", "psaq_mm"]), (["psaq_mm", "mine"], ["psaq_mm", "mine"])],
+    ids=["none", "one", "several"],
+)
+def test_an_artifact_imports_what_its_recipe_did(tiny_recipe, imports, expected):
+    cfg = copy.deepcopy(tiny_recipe)
+    cfg.custom_imports = imports and {"imports": imports, "allow_failed_imports": True}
+    described = artifact_config(cfg, artifact_model(cfg.model, {}).to_dict())
+    assert described.custom_imports == {"imports": expected, "allow_failed_imports": False}
 
 
 @pytest.mark.parametrize("scope", ["backbone", "model"])

@@ -39,6 +39,11 @@ def test_recipes_are_what_the_index_says(model):
     quantization = cfg.dfq.quantization
     assert model_index.bits(model) == f"W{quantization.weight_bits}A{quantization.activation_bits}"
     assert model["Name"].endswith(model_index.bits(model).lower())
+    if "Weights" not in model:
+        assert model["Metadata"]["Checkpoint"] == "no public checkpoint" and not metrics(model)
+        assert cfg.checkpoint_training == f"configs/{model['Metadata']['Float Config']}.py"
+        assert (ROOT / cfg.checkpoint_training).is_file() and "checkpoint_url" not in cfg
+        return
     assert model["Weights"] == cfg.get("checkpoint_url", cfg.load_from)
     converted = "_converted" if "checkpoint_converter" in cfg else ""
     assert Path(model["Weights"]).stem + converted == Path(cfg.load_from).stem

@@ -46,6 +46,8 @@ def test_in_any_kind_of_install(root, name):
     assert found.is_relative_to(root) and ".mim" not in found.relative_to(root).parts
     assert list(packaged_configs()) == ["demo/one", "plain"]
     assert find_file("configs/demo/weights.pth") == root / "configs" / "demo" / "weights.pth"
+    # not among the names, but a message may ask for it
+    assert find_config("configs/_base_/base.py") == root / "configs" / "_base_" / "base.py"
 
 
 def test_a_file_comes_before_a_name(empty_folder):

@@ -31,7 +31,7 @@ SAMPLES = {
 
 def test_every_config_that_quantizes_is_among_them():
     listed = {model["Name"] for model in model_index.read_models(ROOT) if model_index.bits(model) != "FP32"}
-    assert set(RECIPES) == listed and len(RECIPES) == 28
+    assert set(RECIPES) == listed and len(RECIPES) == 30
 
 
 def cases() -> list:

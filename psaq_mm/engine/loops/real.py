@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.registry import DATASETS
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import PSAQError
 from ...generation import SamplePool
 from ...registry import LOOPS
+from ..data import build_dataset
 from .base import FillLoop
 
 if TYPE_CHECKING:
@@ -33,21 +33,22 @@ class RealImagesLoop(FillLoop):
         self, runner: DFQRunner, dataset: dict[str, Any], images: int = 32, image_size: int | tuple[int, int] = 224
     ) -> None:
         super().__init__(runner, images, image_size)
-        self.dataset = dataset
+        try:
+            # With the stage, so that what is wrong with it is said before the float model is evaluated.
+            self.dataset = build_dataset(dataset, runner.teacher)
+        except FileNotFoundError as error:
+            missing = error.filename or error
+            raise PSAQError(f"the real images are not there ({missing}): arms without data need none") from None
+        if len(self.dataset) < images:
+            raise PSAQError(f"{images} real images were asked for, the data set has {len(self.dataset)}: ask for fewer")
 
     def run(self) -> SamplePool:
         """Fill the pool with random crops of randomly chosen images."""
-        try:
-            dataset = DATASETS.build(self.dataset)
-        except FileNotFoundError as error:
-            raise PSAQError(f"the real images are not there ({error.filename}): arms without data need none") from None
-        order = torch.randperm(len(dataset), generator=self.runner.generator)[: self.images]
-        if len(order) < self.images:
-            raise PSAQError(f"{self.images} real images were asked for, the data set has {len(dataset)}: ask for fewer")
+        order = torch.randperm(len(self.dataset), generator=self.runner.generator)[: self.images]
         preprocess = self.runner.teacher.data_preprocessor
         crops = []
         for index in order.tolist():
-            packed = dataset[index]
+            packed = self.dataset[index]
             batch = preprocess({"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}, False)
             crops.append(self._crop(batch["inputs"].cpu()))
         return self.fill(torch.cat(crops))
