@@ -37,7 +37,7 @@ def test_every_recipe_stands_in_the_row_of_its_backbone():
         if name.endswith("_w8a8"):
             assert name.replace("_w8a8", "_w4a8") in known
             cfg = Config.fromfile(path)
-            kind = cfg.model.backbone.type
+            kind = cfg.model.get("backbone", cfg.model).type
             kind = kind if "." in kind else f"{cfg.default_scope}.{kind}"
             found.setdefault(kind, set()).add(name.rpartition("_")[0])
             tasks.setdefault(kind, set()).add(TASKS[cfg.default_scope])
