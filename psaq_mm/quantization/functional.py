@@ -130,12 +130,12 @@ def log2_fake_quantize(x: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
 
     ::
 
-        q = clamp(round(log2(x / scale)), quant_min, 0)
-        y = scale * 2^q,   0 where q = quant_min
+        q = clamp(round(k log2(x / scale)), quant_min, 0)
+        y = scale * 2^(q / k),   0 where q = quant_min
 
-    FQ-ViT has zero beside its 2^b exponents; here it takes the place of the lowest, so that b bits hold all of them.
-    The gradient is that of the identity where ``quant_min < q`` and 0 elsewhere. The scale has none: under the
-    straight-through estimator ``dy/dscale`` is zero.
+    with k steps an octave (``QuantSpec.octave``), 1 in FQ-ViT, which has zero beside its 2^b exponents. Here zero takes
+    the place of the lowest, so that b bits hold all of them. The gradient is that of the identity where ``quant_min < q``
+    and 0 elsewhere. The scale has none: under the straight-through estimator ``dy/dscale`` is zero.
 
     Example: ``x = 0.3``, scale 1, 2 bits: log2(0.3) = -1.74, ``q = -2``, ``y = 0.25``; for ``x = 0.1``, -3.3 is
     clamped to -3, which stands for 0.
@@ -148,9 +148,11 @@ def log2_fake_quantize(x: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
     Returns:
         Tensor of the shape and type of ``x``.
     """
-    values = x.detach().float()
-    exponent = (values / scale.detach()).clamp(min=2.0 ** (spec.quant_min - 1)).log2_().round_().clamp_(max=0)
-    quantized = torch.where(exponent > spec.quant_min, scale.detach() * exponent.exp2(), 0.0)
+    step, octave = scale.detach().float(), spec.octave
+    # Clamped before the logarithm, since that of 0 is not finite.
+    ratio = (x.detach().float() / step).clamp(min=2.0 ** ((spec.quant_min - 1) / octave))
+    q = ratio.log2_().mul_(octave).round_().clamp_(spec.quant_min, 0)
+    quantized = torch.where(q > spec.quant_min, step * (q / octave).exp2_(), 0.0)
     return _WhereKept.apply(x, quantized.to(x.dtype))
 
 

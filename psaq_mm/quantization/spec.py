@@ -24,8 +24,9 @@ class QuantSpec:
 
     So two narrow bits are ternary: every value becomes -scale, 0 or +scale.
 
-    The grid ``'log2'`` is for values from 0 to 1, a softmax's: its integers, -(2^b - 1) to 0, are exponents, so that 4
-    bits are scale * {1, 1/2, 1/4, ..., 2^-14} and, in place of 2^-15, zero.
+    The grid ``'log2'`` is for values from 0 to 1, a softmax's: its integers, -(2^b - 1) to 0, are exponents. Up to 4
+    bits they are of 2, so that 4 bits are scale * {1, 1/2, 1/4, ..., 2^-14} and, in place of 2^-15, zero. Each further
+    bit halves the step instead of going on to values that nobody needs: 6 bits have 4 steps from 1 to 1/2.
 
     Shapes: ``per_tensor`` has one scale of shape ``(1,)``. ``per_channel`` has one scale for each index of ``axis``: a
     Linear weight ``(out, in)`` with ``axis=0`` has ``out`` scales; tokens ``(batch, N, C)`` with ``axis=-1`` have C.
@@ -102,6 +103,11 @@ class QuantSpec:
     def log2(self) -> bool:
         """Whether the grid is of powers of two."""
         return self.grid == "log2"
+
+    @property
+    def octave(self) -> int:
+        """Steps of the grid ``log2`` from a value to its half: 1 up to 4 bits, 2, 4, 8, 16 at 5 to 8."""
+        return 2 ** max(0, self.bits - 4)
 
 
 def weight_spec(bits: int = 8, range: str = "minmax", axis: int = 0, percentile: float = 0.05) -> QuantSpec:
