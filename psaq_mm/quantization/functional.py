@@ -134,8 +134,8 @@ def log2_fake_quantize(x: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
         y = scale * 2^(q / k),   0 where q = quant_min
 
     with k steps an octave (``QuantSpec.octave``), 1 in FQ-ViT, which has zero beside its 2^b exponents. Here zero takes
-    the place of the lowest, so that b bits hold all of them. The gradient is that of the identity where ``quant_min < q``
-    and 0 elsewhere. The scale has none: under the straight-through estimator ``dy/dscale`` is zero.
+    the place of the lowest, so that b bits hold all of them. The gradient is that of the identity where
+    ``quant_min < q`` and 0 elsewhere. The scale has none: under the straight-through estimator ``dy/dscale`` is zero.
 
     Example: ``x = 0.3``, scale 1, 2 bits: log2(0.3) = -1.74, ``q = -2``, ``y = 0.25``; for ``x = 0.1``, -3.3 is
     clamped to -3, which stands for 0.
