@@ -47,6 +47,7 @@ class DecomposedAttention(nn.Module):
     attn_drop: nn.Module
     num_heads: int
     scale: float
+    softmax_rows: bool = False
 
     def adopt(self, module: Any, scale: float, drop: nn.Module) -> None:
         """Take over what every form has: heads, scale, dropout of the softmax."""
@@ -66,7 +67,9 @@ class DecomposedAttention(nn.Module):
             specs = policy.specs(f"{name}.{product}")
             operand = specs.activation if specs and (not psaq or (normalised and product == "qk")) else None
             result = specs.activation if specs and psaq and product == "qk" else None
-            left = specs.softmax if specs and operand and product == "av" else operand
+            left = operand
+            if product == "av" and specs and operand:
+                left, self.softmax_rows = specs.softmax, specs.softmax_rows
             setattr(self, product, QuantMatMul(left, operand, result, name=f"{name}.{product}"))
         self.fp_notes = {"softmax": "softmax arithmetic stays FP"}
         if psaq:
@@ -97,7 +100,13 @@ class DecomposedAttention(nn.Module):
         for bias in biases:
             if bias is not None:
                 scores = (scores.unflatten(0, (-1, len(bias))) + bias).flatten(0, 1)
-        return self.av(self.attn_drop(scores.softmax(-1)), v).transpose(1, 2).flatten(2)
+        weights, peak = self.attn_drop(scores.softmax(-1)), None
+        if self.softmax_rows:
+            # The quantizer then sees every row from 0 to 1; what it was divided by comes back behind the product.
+            peak = weights.amax(-1, keepdim=True)
+            weights = weights / peak
+        merged = self.av(weights, v)
+        return (merged if peak is None else merged * peak).transpose(1, 2).flatten(2)
 
 
 def convert_with_output(module: nn.Module, name: str, policy: QuantPolicy) -> nn.Module:

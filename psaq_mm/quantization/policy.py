@@ -20,6 +20,7 @@ _TUNABLE = (
     "percentile",
     "norm_inputs",
     "softmax_grid",
+    "softmax_granularity",
 )
 _OVERRIDE_KEYS = ("pattern", "bits", "keep_fp", *_TUNABLE)
 
@@ -33,12 +34,14 @@ class LayerSpecs:
         activation: Of its activations, but for two kinds:
         norm_input: Of an input that comes from a LayerNorm.
         softmax: Of the softmax output, where it is a product of attention.
+        softmax_rows: Whether the softmax output is divided by its row's maximum before its quantizer.
     """
 
     weight: QuantSpec
     activation: QuantSpec
     norm_input: QuantSpec
     softmax: QuantSpec
+    softmax_rows: bool
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ class QuantPolicy:
 
     An override is a mapping with a ``pattern`` (as in ``fnmatch``, where ``*`` also matches dots) and any of ``bits``
     (weights and activations), ``weight_bits``, ``activation_bits``, ``weight_range``, ``activation_range``,
-    ``percentile``, ``norm_inputs``, ``softmax_grid`` and ``keep_fp``. A pattern that matches a module also covers
-    everything below it. Later overrides win, key by key.
+    ``percentile``, ``norm_inputs``, ``softmax_grid``, ``softmax_granularity`` and ``keep_fp``. A pattern that matches
+    a module also covers everything below it. Later overrides win, key by key.
 
     Example::
 
@@ -70,6 +73,9 @@ class QuantPolicy:
             channel, which goes into gamma, beta and the next weight (see ``QuantizedLayer.input_fold``), so that they
             deploy with one scale. The adapters know which these are.
         softmax_grid: Grid of the softmax output, ``'uniform'`` or ``'log2'``.
+        softmax_granularity: ``'per_tensor'``, or ``'per_row'``: each row of the softmax output is divided by its
+            maximum before its quantizer and the product multiplied by it. Rows that look everywhere (1 / n each) then
+            have as many steps as rows that look at one place, and integers still have one scale.
 
     Raises:
         QuantizationError: A value or a key of an override isn't valid.
@@ -84,6 +90,7 @@ class QuantPolicy:
     overrides: Sequence[Mapping[str, Any]] = ()
     norm_inputs: str = "per_tensor"
     softmax_grid: str = "uniform"
+    softmax_granularity: str = "per_tensor"
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
@@ -91,6 +98,10 @@ class QuantPolicy:
         if isinstance(self.overrides, str) or not all(isinstance(override, Mapping) for override in self.overrides):
             raise QuantizationError(f"overrides={self.overrides!r} is no list of dict(pattern=..., bits=...)")
         object.__setattr__(self, "overrides", tuple(_checked(override) for override in self.overrides))
+        if self.softmax_granularity not in ("per_tensor", "per_row"):
+            raise QuantizationError(
+                f"softmax_granularity={self.softmax_granularity!r} is unknown: use 'per_tensor' or 'per_row'"
+            )
         # Build every spec once, so that a wrong value is reported where the policy is written and not deep in a model.
         self._specs()
         for override in self.overrides:
@@ -153,6 +164,7 @@ class QuantPolicy:
             activation,
             replace(activation, granularity=self.norm_inputs),
             activation if self.softmax_grid == "uniform" else activation_spec(bits, grid=self.softmax_grid),
+            self.softmax_granularity == "per_row",
         )
 
 

@@ -7,10 +7,11 @@ import copy
 import pytest
 import torch
 from mmengine.runner.checkpoint import get_state_dict, load_state_dict
+from timm.models.vision_transformer import Attention
 from torch import nn
 from torch.nn import functional as F
 
-from psaq_mm.models import AttentionTaps, DecomposedAttention
+from psaq_mm.models import AttentionTaps, DecomposedAttention, quantize_in_place
 from psaq_mm.quantization import (
     QuantLinear,
     QuantPolicy,
@@ -37,8 +38,8 @@ def value_and_gradient(module: nn.Module, form: Form) -> tuple[torch.Tensor, tor
     return y.detach(), torch.autograd.grad((y * weights).sum(), x)[0]
 
 
-def quantized(module: nn.Module, scheme: str) -> nn.Module:
-    return convert_child(copy.deepcopy(module), "attn", QuantPolicy(scheme=scheme))
+def quantized(module: nn.Module, scheme: str, **options) -> nn.Module:
+    return convert_child(copy.deepcopy(module), "attn", QuantPolicy(scheme=scheme, **options))
 
 
 @SCHEMES
@@ -50,6 +51,42 @@ def test_quantized_equals_float_with_quantizers_off(form, scheme):
     set_enabled(student, False)
     for ours, theirs in zip(value_and_gradient(student, form), value_and_gradient(module, form), strict=True):
         torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+@parametrize(WINDOW_FORMS, SELF_FORMS, OTHER_FORMS)
+def test_softmax_by_rows_is_the_same_function_and_fills_its_range(form):
+    module = form.module()
+    student = quantized(module, "deploy", softmax_granularity="per_row")
+    set_enabled(student, False)
+    for ours, theirs in zip(value_and_gradient(student, form), value_and_gradient(module, form), strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+    set_enabled(student, True)
+    with torch.no_grad(), calibrating(student):
+        student(form.input(), **form.kwargs)
+    for name, quantizer in quantizers(student):
+        if name.endswith("av.left_quantizer"):
+            assert quantizer.range_max == 1 and quantizer.range_min >= 0
+
+
+def test_softmax_by_rows_is_finer_where_some_rows_look_everywhere():
+    torch.manual_seed(0)
+    module = quantize_in_place(Attention(32, num_heads=2).eval(), {"activation_bits": 6})
+    rows = copy.deepcopy(module)
+    rows.softmax_rows = True
+    scores = torch.randn(1, 2, 64, 64)
+    scores[:, :, 0] *= 20  # one row looks at one place
+    v = torch.randn(1, 2, 64, 16)
+    exact = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+    errors = []
+    for one in (module, rows):
+        one.qk = nn.Module()
+        one.qk.forward = lambda q, k: scores
+        with torch.no_grad(), calibrating(one.av):
+            one.attend(v, v, v)
+        with torch.no_grad():
+            errors.append((one.attend(v, v, v) - exact).square().mean())
+    # per tensor, most of the even rows' weights are below half a step
+    assert errors[1] < 0.1 * errors[0]
 
 
 @SCHEMES
