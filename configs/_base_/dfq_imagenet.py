@@ -4,6 +4,8 @@ _base_ = './dfq.py'
 
 custom_imports = dict(imports=['psaq_mm'], allow_failed_imports=False)
 dfq = dict(
+    # Plain transformers look at 197 tokens, many of them evenly: shares of 1/197 need more than steps of 1/255.
+    quantization=dict(softmax_granularity='per_row'),
     images=dict(
         images=256,
         image_size=(224, 224),

@@ -21,13 +21,16 @@ real_images = dict(indices=list(range(0, 1000, 8)), test_mode=True, **sample)
 
 dfq = dict(
     quantization=dict(
-        by_bits=dict(w6a6=dict(norm_inputs='per_channel'))),
-    images=dict(images=32, batch_size=16, steps=70, generator=dict(lr=0.2, warmup=7, micro_batch=16)),
+        by_bits=dict(
+            w6a6=dict(percentile=0.01, norm_inputs='per_channel', softmax_grid='log2'),
+            w4a4=dict(percentile=0.1, softmax_grid='uniform'))),
+    images=dict(images=64, batch_size=16, steps=70, generator=dict(lr=0.2, warmup=7, micro_batch=16)),
     calibrate=dict(images=32, batch_size=8),
     cycle=dict(
         cycles=4,
         generator_steps=10,
         generator_images=8,
+        fresh=0.0,
         generator=dict(lr=0.2, warmup=1, micro_batch=16),
         student_steps=15,
         batch_size=16,
