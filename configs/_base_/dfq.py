@@ -10,11 +10,7 @@ dfq = dict(
         scope='backbone',
         weight_range='mse',
         # Images have 8 bits: fewer would take what no training gives back, for a thousandth of the weights.
-        overrides=[dict(pattern='backbone.patch_embed', bits=8)],
-        # Below 8 bits, outliers are worth less than the steps they cost; at 4 the step decides everywhere.
-        by_bits=dict(
-            w6a6=dict(activation_range='percentile'),
-            w4a4=dict(activation_range='percentile', norm_inputs='per_channel', softmax_grid='log2'))),
+        overrides=[dict(pattern='backbone.patch_embed', bits=8)]),
     images=dict(
         type='psaq_mm.GenerateLoop',
         images=32,
@@ -43,4 +39,9 @@ dfq = dict(
         batch_size=8,
         lr=dict(weight=1e-4, bias=1e-4, scale=1e-2),
         distance=dict(form='mae'),
-        place='backbone'))
+        place='backbone'),
+    # Below 8 bits, outliers are worth less than the steps they cost; at 4 the step decides everywhere.
+    by_bits=dict(
+        w6a6=dict(quantization=dict(activation_range='percentile')),
+        w4a4=dict(
+            quantization=dict(activation_range='percentile', norm_inputs='per_channel', softmax_grid='log2'))))

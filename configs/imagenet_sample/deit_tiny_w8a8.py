@@ -20,10 +20,6 @@ val_dataloader = test_dataloader
 real_images = dict(indices=list(range(0, 1000, 8)), test_mode=True, **sample)
 
 dfq = dict(
-    quantization=dict(
-        by_bits=dict(
-            w6a6=dict(percentile=0.01, norm_inputs='per_channel', softmax_grid='log2'),
-            w4a4=dict(percentile=0.1, softmax_grid='uniform'))),
     images=dict(images=64, batch_size=16, steps=70, generator=dict(lr=0.2, warmup=7, micro_batch=16)),
     calibrate=dict(images=32, batch_size=8),
     cycle=dict(
@@ -34,4 +30,10 @@ dfq = dict(
         generator=dict(lr=0.2, warmup=1, micro_batch=16),
         student_steps=15,
         batch_size=16,
-        lr=dict(weight=1e-4, bias=1e-4, scale=1e-3)))
+        lr=dict(weight=3e-5, bias=3e-5, scale=1e-3)),
+    by_bits=dict(
+        w4a8=dict(cycle=dict(lr=dict(weight=1e-4, bias=1e-4))),
+        w6a6=dict(quantization=dict(percentile=0.01, norm_inputs='per_channel', softmax_grid='log2')),
+        w4a4=dict(
+            quantization=dict(percentile=0.1, softmax_grid='uniform'),
+            cycle=dict(lr=dict(weight=1e-4, bias=1e-4)))))

@@ -13,10 +13,10 @@ from mmengine.config import Config
 from rich.console import Console
 
 from ..errors import PSAQError, UsageError
-from ..models import parse_bits
 from .arms import ARMS, configure
 from .files import save_with, writable_folder
 from .job import dataset_name
+from .recipe import parse_bits
 from .results import SCHEMA, STAGES, Results, Row, main_metrics, peak_memory_mib, reset_peak_memory
 from .runner import DFQRunner
 

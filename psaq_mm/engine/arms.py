@@ -13,6 +13,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..errors import UsageError
+from .recipe import recipe_of
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,10 @@ def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: 
         raise UsageError(f"arm {arm!r} is unknown: choose from fp32, {', '.join(ARMS)}")
     chosen, cfg = ARMS[arm], copy.deepcopy(cfg)
     cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
+    # What the width changes comes first: an arm without student steps must stay without.
+    cfg.dfq = recipe_of(cfg, bits)
     options = cfg.dfq
     options.arm = arm
-    widths = {"weight_bits": bits[0], "activation_bits": bits[1]}
-    options.quantization = {**options.get("quantization", {}), **widths}
     first, cycle = options.images, options.cycle
     total = first["images"] + (cycle["cycles"] * cycle["generator_images"] if chosen.student else 0)
     size = first["image_size"]

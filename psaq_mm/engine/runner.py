@@ -35,11 +35,11 @@ from ..registry import LOOPS, RUNNERS
 from .checkpoint import artifact_config, how_to_get, load_weights, read_checkpoint, save_artifact
 from .data import build_test_loop
 from .files import save_json, writable_folder
+from .recipe import recipe_of
 from .results import timed
 from .state import restore_state, save_state
 
 HOOKS = ("ProgressHook", "StateHook", "SamplesHook", "CycleLogHook")
-KEYS = ("quantization", "images", "calibrate", "cycle", "arm", "quiet", "pool_capacity", "traceback")
 STAGES = {"images": "GenerateLoop", "calibrate": "CalibrateLoop", "cycle": "CycleLoop"}
 TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr")
 
@@ -53,8 +53,8 @@ class DFQRunner(Runner):
     evaluate the float model before ``train()`` and the quantized one after.
 
     The config is the host's with ``runner_type='psaq_mm.DFQRunner'``, ``load_from`` and ``dfq``, whose keys are
-    ``quantization`` (a policy and its ``scope``), ``images``, ``calibrate`` and ``cycle`` (loops), ``arm`` (a name for
-    the results) and ``quiet`` (the log goes to its file alone).
+    ``quantization`` (a policy and its ``scope``), ``images``, ``calibrate`` and ``cycle`` (loops), ``by_bits`` (what a
+    width changes in these), ``arm`` (a name for the results) and ``quiet`` (the log goes to its file alone).
 
     Attributes:
         teacher: The float model.
@@ -75,16 +75,10 @@ class DFQRunner(Runner):
             UsageError: The recipe is not valid or the work dir not writable.
         """
         cfg = copy.deepcopy(cfg)
-        options = cfg.get("dfq")
-        if options is None:
-            raise UsageError(
-                "the config has no dfq section: start from one of configs/, or give mmdet's tools the config"
-            )
-        unknown = sorted(set(options) - set(KEYS))
-        if unknown:
-            raise UsageError(f"dfq has unknown keys {', '.join(unknown)}: known are {', '.join(KEYS)}")
+        cfg.dfq = recipe_of(cfg)
+        options = cfg.dfq
         with usage_errors():
-            policy_of(options.get("quantization", {}))
+            policy_of(options.quantization)
         for key in TRAINING:
             cfg[key] = None
         # Without a seed of its own a run could not be resumed, nor its record be made again.

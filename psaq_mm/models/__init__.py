@@ -7,7 +7,7 @@ from .attention import DecomposedAttention
 from .backbones import QuantizedBackbone, QuantizedTimmClassifier, backbone_of, quantized_class
 from .convert_swin import convert_authors_swin, has_authors_names
 from .outputs import OutputFunction, backbone_outputs, calibration_function, output_function
-from .quantized import QuantizedModel, parse_bits, policy_of, quantize_in_place
+from .quantized import QuantizedModel, policy_of, quantize_in_place
 from .swin import QuantWindowMSA
 from .taps import AttentionTaps, check_image_size, register_tap
 from .torch_attention import QuantMmcvAttention, QuantTorchAttention
@@ -33,7 +33,6 @@ __all__ = [
     "convert_authors_swin",
     "has_authors_names",
     "output_function",
-    "parse_bits",
     "policy_of",
     "quantize_in_place",
     "quantized_class",

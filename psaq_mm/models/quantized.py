@@ -21,33 +21,14 @@ register_quantized(wrappers.Linear)(quantize_linear)
 register_quantized(wrappers.Conv2d)(quantize_conv2d)
 
 
-def parse_bits(text: str) -> tuple[int, int]:
-    """Weight and activation bits of ``w4a8``.
-
-    Raises:
-        UsageError: It is written otherwise.
-    """
-    weight, _, activation = text.lower().removeprefix("w").partition("a")
-    if not (weight.isdigit() and activation.isdigit()):
-        raise UsageError(f"bits {text!r} cannot be read: write for example w8a8 or w4a8")
-    return int(weight), int(activation)
-
-
 def policy_of(quantization: dict[str, Any]) -> tuple[QuantPolicy, str]:
     """The policy and the scope of a config's ``quantization``.
-
-    Args:
-        quantization: The keys of :class:`psaq_mm.quantization.QuantPolicy`, ``scope``, and ``by_bits``: what certain
-            widths change, ``{'w6a6': {'activation_range': 'percentile'}}``.
 
     Raises:
         UsageError: The scope is unknown.
         QuantizationError: The policy is not valid.
     """
-    options = {key: value for key, value in quantization.items() if key not in ("scope", "by_bits")}
-    for width, changes in quantization.get("by_bits", {}).items():
-        if parse_bits(width) == (options.get("weight_bits", 8), options.get("activation_bits", 8)):
-            options.update(changes)
+    options = {key: value for key, value in quantization.items() if key != "scope"}
     scope = quantization.get("scope", "backbone")
     if scope not in SCOPES:
         raise UsageError(f"quantization scope {scope!r} is unknown: use one of {', '.join(SCOPES)}")
@@ -59,7 +40,7 @@ def quantize_in_place(module: nn.Module, quantization: dict[str, Any], prefix: s
 
     Args:
         module: The whole model, or a backbone.
-        quantization: See :func:`policy_of`.
+        quantization: The keys of :class:`psaq_mm.quantization.QuantPolicy`, and ``scope``.
         prefix: The module's name in the model that the policy's patterns speak of.
 
     Returns:

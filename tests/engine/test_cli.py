@@ -50,7 +50,7 @@ PATTERN = [{"pattern": "backbone.stages.7", "bits": 4}]
         ({"dfq.images": 3}, ["dfq.images is not valid"]),
         ({"dfq.calibrate.batch": 3}, ["dfq.calibrate is not valid", "batch"]),
         ({"dfq.cycle.cycles": -1}, ["must not be negative"]),
-        ({"dfq.cycle.place": "head"}, ["'head': use one of backbone, neck, logits"]),
+        ({"dfq.cycle.place": "head"}, ["'head': use one of backbone, blocks, neck, logits"]),
         ({"dfq.cycle.lr.wieght": 1e-4}, ["lr has unknown keys wieght: known are weight, bias, scale"]),
         ({"dfq.cycle.distance.form": "mse"}, ["'mse'"]),
         ({"dfq.cycle.generator.rate": 3}, ["dfq.cycle is not valid", "rate"]),

@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
 from psaq_mm.errors import UsageError
-from psaq_mm.models import QuantSwinTransformer, artifact_model, calibration_function, parse_bits, policy_of
+from psaq_mm.models import QuantSwinTransformer, artifact_model, calibration_function, policy_of
 from psaq_mm.quantization import (
     QuantConv2d,
     QuantizationError,
@@ -189,26 +189,3 @@ def test_the_official_swin_s_calibrates_and_runs():
     with torch.no_grad():
         maps = model.backbone(images)
     assert [tuple(level.shape[1:]) for level in maps] == [(96, 32, 40), (192, 16, 20), (384, 8, 10), (768, 4, 5)]
-
-
-@pytest.mark.parametrize(("text", "bits"), [("w8a8", (8, 8)), ("W4A8", (4, 8)), ("w6a6", (6, 6))])
-def test_bits_are_read(text, bits):
-    assert parse_bits(text) == bits
-
-
-@pytest.mark.parametrize("text", ["", "8", "w8", "a8", "w8a", "wxay"])
-def test_other_bits_are_a_usage_error(text):
-    with pytest.raises(UsageError, match="cannot be read"):
-        parse_bits(text)
-
-
-@pytest.mark.parametrize(("bits", "range"), [((6, 6), "percentile"), ((4, 8), "minmax"), ((8, 8), "mse")])
-def test_a_width_may_change_the_policy(bits, range):
-    by_bits = {"w6a6": {"activation_range": "percentile"}, "W8A8": {"activation_range": "mse"}}
-    policy, _ = policy_of({"weight_bits": bits[0], "activation_bits": bits[1], "by_bits": by_bits})
-    assert policy.activation_range == range
-
-
-def test_a_width_that_cannot_be_read_is_a_usage_error():
-    with pytest.raises(UsageError, match="bits '6' cannot be read"):
-        policy_of({"by_bits": {"6": {}}})

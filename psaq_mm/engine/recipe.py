@@ -1,0 +1,69 @@
+"""The recipe: the ``dfq`` section of a config, and what a bit width changes in it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from ..errors import UsageError
+
+KEYS = ("quantization", "images", "calibrate", "cycle", "by_bits", "arm", "quiet", "pool_capacity", "traceback")
+
+
+def parse_bits(text: str) -> tuple[int, int]:
+    """Weight and activation bits of ``w4a8``.
+
+    Raises:
+        UsageError: It is written otherwise.
+    """
+    weight, _, activation = text.lower().removeprefix("w").partition("a")
+    if not (weight.isdigit() and activation.isdigit()):
+        raise UsageError(f"bits {text!r} cannot be read: write for example w8a8 or w4a8")
+    return int(weight), int(activation)
+
+
+def recipe_of(cfg: Config, bits: tuple[int, int] | None = None) -> ConfigDict:
+    """The recipe of a config at its bit width, or at another.
+
+    ``by_bits`` says what a width changes, key by key and nested as the recipe itself::
+
+        by_bits=dict(w4a4=dict(quantization=dict(activation_range='percentile'), cycle=dict(lr=dict(weight=1e-4))))
+
+    Args:
+        cfg: A config with a ``dfq`` section, which stays as it is.
+        bits: Weight and activation bits; None takes those that the recipe says (8 where it doesn't).
+
+    Returns:
+        A copy of the section without ``by_bits``, with the changes of the width made.
+
+    Raises:
+        UsageError: There is no such section, a key of it is unknown, or a width cannot be read.
+    """
+    if cfg.get("dfq") is None:
+        raise UsageError("the config has no dfq section: start from one of configs/, or give mmdet's tools the config")
+    recipe = copy.deepcopy(cfg.dfq)
+    check_keys(recipe)
+    quantization = recipe.setdefault("quantization", ConfigDict())
+    if bits is not None:
+        quantization.weight_bits, quantization.activation_bits = bits
+    bits = quantization.get("weight_bits", 8), quantization.get("activation_bits", 8)
+    merged = Config({"dfq": recipe})
+    for width, changes in (recipe.pop("by_bits", None) or {}).items():
+        check_keys(changes)
+        if parse_bits(width) == bits:
+            merged.merge_from_dict({"dfq": changes.to_dict()})
+    merged.dfq.pop("by_bits", None)
+    return merged.dfq
+
+
+def check_keys(options: dict[str, Any]) -> None:
+    """Make sure that a section or a width's changes hold nothing that would be ignored.
+
+    Raises:
+        UsageError: A key is unknown.
+    """
+    unknown = sorted(set(options) - set(KEYS))
+    if unknown:
+        raise UsageError(f"dfq has unknown keys {', '.join(unknown)}: known are {', '.join(KEYS)}")
