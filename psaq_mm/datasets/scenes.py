@@ -18,8 +18,8 @@ HUE_SPREAD = 0.07
 SUPERSAMPLE = 3
 MIN_RADIUS, MAX_RADIUS = 5.0, 36.0
 MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE = 24, 0.3
-# An object alone: large enough to be seen, with a colour that says less of its class than in a scene.
-OBJECT_RADII, OBJECT_HUE_SPREAD = (0.2, 0.42), 0.15
+# An object alone, in parts of the picture: its radius, and how far from the middle it lies.
+OBJECT_RADII, OBJECT_SHIFT = (0.22, 0.42), 0.12
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,10 @@ def _clutter(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     return np.asarray(image).astype(np.float32) / 255
 
 
-def _painted(rng: np.random.Generator, picture: np.ndarray, mask: np.ndarray, label: int, spread: float) -> np.ndarray:
+def _painted(rng: np.random.Generator, picture: np.ndarray, mask: np.ndarray, label: int) -> np.ndarray:
     """The picture with a textured object on it."""
     # A class has a usual colour, which overlaps its neighbours': neither colour nor outline alone will do.
-    hue = label / len(CLASSES) + rng.normal(0, spread)
+    hue = label / len(CLASSES) + rng.normal(0, HUE_SPREAD)
     return np.where(mask[..., None], _texture(rng, picture.shape[0], contrast=0.2, hue=hue), picture)
 
 
@@ -167,7 +167,7 @@ def draw_scene(seed: int | tuple[int, ...], size: int = 128) -> Scene:
         mask = _shape_mask(CLASSES[label], rng, size, centre, radius)
         if mask.sum() < MIN_VISIBLE_PIXELS:
             continue
-        picture = _painted(rng, picture, mask, label, HUE_SPREAD)
+        picture = _painted(rng, picture, mask, label)
         masks = [other & ~mask for other in masks] + [mask]
         areas.append(int(mask.sum()))
         labels.append(label)
@@ -185,7 +185,7 @@ def draw_scene(seed: int | tuple[int, ...], size: int = 128) -> Scene:
 
 
 def draw_object(seed: int | tuple[int, ...], size: int = 64) -> tuple[np.ndarray, int]:
-    """Draw one object, somewhere on a background as of a scene.
+    """Draw one object, near the middle of a background as of a scene.
 
     Args:
         seed: What everything follows from; the same seed gives the same picture to the bit.
@@ -198,7 +198,6 @@ def draw_object(seed: int | tuple[int, ...], size: int = 64) -> tuple[np.ndarray
     picture = _clutter(rng, _texture(rng, size, contrast=0.3))
     label = int(rng.integers(len(CLASSES)))
     radius = float(rng.uniform(*OBJECT_RADII)) * size
-    # not beyond the edge by more than a fifth: corners are what tells a square from a star
-    centre = rng.uniform(0.8 * radius, size - 0.8 * radius, 2)
+    centre = size * (0.5 + rng.uniform(-OBJECT_SHIFT, OBJECT_SHIFT, 2))
     mask = _shape_mask(CLASSES[label], rng, size, centre, radius)
-    return _lit(rng, _painted(rng, picture, mask, label, OBJECT_HUE_SPREAD)), label
+    return _lit(rng, _painted(rng, picture, mask, label)), label
