@@ -31,7 +31,7 @@ train_dataloader = dict(
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(type='psaq_mm.DemoSegments', data_root=data_root, split='train', images=8000, pipeline=train_pipeline))
 val_dataloader = dict(
-    batch_size=1,
+    batch_size=10,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(

@@ -18,8 +18,8 @@ HUE_SPREAD = 0.07
 SUPERSAMPLE = 3
 MIN_RADIUS, MAX_RADIUS = 5.0, 36.0
 MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE = 24, 0.3
-# An object alone, in parts of the picture: its radius, and how far from the middle it lies.
-OBJECT_RADII, OBJECT_SHIFT = (0.22, 0.42), 0.12
+# An object alone: its radius and distance from the middle, in parts of the picture, and how much its colour varies.
+OBJECT_RADII, OBJECT_SHIFT, OBJECT_HUE_SPREAD = (0.22, 0.42), 0.12, 0.055
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,10 @@ def _clutter(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     return np.asarray(image).astype(np.float32) / 255
 
 
-def _painted(rng: np.random.Generator, picture: np.ndarray, mask: np.ndarray, label: int) -> np.ndarray:
+def _painted(rng: np.random.Generator, picture: np.ndarray, mask: np.ndarray, label: int, spread: float) -> np.ndarray:
     """The picture with a textured object on it."""
     # A class has a usual colour, which overlaps its neighbours': neither colour nor outline alone will do.
-    hue = label / len(CLASSES) + rng.normal(0, HUE_SPREAD)
+    hue = label / len(CLASSES) + rng.normal(0, spread)
     return np.where(mask[..., None], _texture(rng, picture.shape[0], contrast=0.2, hue=hue), picture)
 
 
@@ -167,7 +167,7 @@ def draw_scene(seed: int | tuple[int, ...], size: int = 128) -> Scene:
         mask = _shape_mask(CLASSES[label], rng, size, centre, radius)
         if mask.sum() < MIN_VISIBLE_PIXELS:
             continue
-        picture = _painted(rng, picture, mask, label)
+        picture = _painted(rng, picture, mask, label, HUE_SPREAD)
         masks = [other & ~mask for other in masks] + [mask]
         areas.append(int(mask.sum()))
         labels.append(label)
@@ -200,4 +200,4 @@ def draw_object(seed: int | tuple[int, ...], size: int = 64) -> tuple[np.ndarray
     radius = float(rng.uniform(*OBJECT_RADII)) * size
     centre = size * (0.5 + rng.uniform(-OBJECT_SHIFT, OBJECT_SHIFT, 2))
     mask = _shape_mask(CLASSES[label], rng, size, centre, radius)
-    return _lit(rng, _painted(rng, picture, mask, label)), label
+    return _lit(rng, _painted(rng, picture, mask, label, OBJECT_HUE_SPREAD)), label
