@@ -1,4 +1,4 @@
-"""Train a built-in detector: mmdet's own training, as mmdet's ``tools/train.py`` runs it.
+"""Train a built-in model: its library's own training, as mmdet's ``tools/train.py`` runs it.
 
 Usage: ``python tools/train.py CONFIG [--work-dir D] [--resume] [--cfg-options …]``.
 """

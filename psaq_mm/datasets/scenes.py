@@ -1,4 +1,4 @@
-"""Procedurally drawn scenes with instance masks.
+"""Procedurally drawn scenes with instance masks, and pictures of one object.
 
 A scene is a textured background with unlabelled clutter, on which between 3 and 9 textured objects of
 :data:`CLASSES` lie in random order, so that later ones hide parts of earlier ones. Everything follows from
@@ -18,6 +18,8 @@ HUE_SPREAD = 0.07
 SUPERSAMPLE = 3
 MIN_RADIUS, MAX_RADIUS = 5.0, 36.0
 MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE = 24, 0.3
+# An object alone: its radius and distance from the middle, in parts of the picture, and how much its colour varies.
+OBJECT_RADII, OBJECT_SHIFT, OBJECT_HUE_SPREAD = (0.22, 0.42), 0.12, 0.055
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,13 @@ class Scene:
         image: ``(H, W, 3)`` uint8, RGB.
         masks: ``(n, H, W)`` bool, the visible part of each object.
         labels: ``(n,)`` indices into :data:`CLASSES`.
+        unlabelled: ``(H, W)`` bool, what can be seen of objects that are left out of ``masks``.
     """
 
     image: np.ndarray
     masks: np.ndarray
     labels: np.ndarray
+    unlabelled: np.ndarray
 
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,6 +130,19 @@ def _clutter(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     return np.asarray(image).astype(np.float32) / 255
 
 
+def _painted(rng: np.random.Generator, picture: np.ndarray, mask: np.ndarray, label: int, spread: float) -> np.ndarray:
+    """The picture with a textured object on it."""
+    # A class has a usual colour, which overlaps its neighbours': neither colour nor outline alone will do.
+    hue = label / len(CLASSES) + rng.normal(0, spread)
+    return np.where(mask[..., None], _texture(rng, picture.shape[0], contrast=0.2, hue=hue), picture)
+
+
+def _lit(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+    """The finished picture, uint8, in uneven light."""
+    brightness = rng.uniform(0.75, 1.15) + 0.15 * _smooth_noise(rng, picture.shape[0], 3)[..., None]
+    return (np.clip(picture * brightness, 0, 1) * 255).astype(np.uint8)
+
+
 def draw_scene(seed: int | tuple[int, ...], size: int = 128) -> Scene:
     """Draw one scene.
 
@@ -150,18 +167,37 @@ def draw_scene(seed: int | tuple[int, ...], size: int = 128) -> Scene:
         mask = _shape_mask(CLASSES[label], rng, size, centre, radius)
         if mask.sum() < MIN_VISIBLE_PIXELS:
             continue
-        # A class has a usual colour, which overlaps its neighbours': neither colour nor outline alone will do.
-        hue = label / len(CLASSES) + rng.normal(0, HUE_SPREAD)
-        picture = np.where(mask[..., None], _texture(rng, size, contrast=0.2, hue=hue), picture)
+        picture = _painted(rng, picture, mask, label, HUE_SPREAD)
         masks = [other & ~mask for other in masks] + [mask]
         areas.append(int(mask.sum()))
         labels.append(label)
-    brightness = rng.uniform(0.75, 1.15) + 0.15 * _smooth_noise(rng, size, 3)[..., None]
-    image = (np.clip(picture * brightness, 0, 1) * 255).astype(np.uint8)
+    image = _lit(rng, picture)
     keep = [
         i
         for i, mask in enumerate(masks)
         if mask.sum() >= MIN_VISIBLE_PIXELS and mask.sum() >= MIN_VISIBLE_SHARE * areas[i]
     ]
     visible = np.stack([masks[i] for i in keep]) if keep else np.zeros((0, size, size), bool)
-    return Scene(image, visible, np.array([labels[i] for i in keep], dtype=np.int64))
+    painted = np.logical_or.reduce(masks, axis=0) if masks else np.zeros((size, size), bool)
+    return Scene(
+        image, visible, np.array([labels[i] for i in keep], dtype=np.int64), unlabelled=painted & ~visible.any(0)
+    )
+
+
+def draw_object(seed: int | tuple[int, ...], size: int = 64) -> tuple[np.ndarray, int]:
+    """Draw one object, near the middle of a background as of a scene.
+
+    Args:
+        seed: What everything follows from; the same seed gives the same picture to the bit.
+        size: Height and width in pixels.
+
+    Returns:
+        The picture, ``(size, size, 3)`` uint8, RGB, and the object's index in :data:`CLASSES`.
+    """
+    rng = np.random.default_rng(seed)
+    picture = _clutter(rng, _texture(rng, size, contrast=0.3))
+    label = int(rng.integers(len(CLASSES)))
+    radius = float(rng.uniform(*OBJECT_RADII)) * size
+    centre = size * (0.5 + rng.uniform(-OBJECT_SHIFT, OBJECT_SHIFT, 2))
+    mask = _shape_mask(CLASSES[label], rng, size, centre, radius)
+    return _lit(rng, _painted(rng, picture, mask, label, OBJECT_HUE_SPREAD)), label

@@ -72,6 +72,8 @@ class DecomposedAttention(nn.Module):
                 left, self.softmax_rows = specs.softmax, specs.softmax_rows
             setattr(self, product, QuantMatMul(left, operand, result, name=f"{name}.{product}"))
         self.fp_notes = {"softmax": "softmax arithmetic stays FP"}
+        if self.softmax_rows:
+            self.fp_notes["softmax_row_maximum"] = "division by it and multiplication behind the product stay FP"
         if psaq:
             self.av.fp_notes = {"left": "scheme psaq keeps the softmax output FP"}
             if getattr(getattr(self, projection), "output_quantizer", None) is not None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from psaq_mm.datasets.scenes import CLASSES, MIN_VISIBLE_PIXELS, Scene, draw_scene
 
 SCENES = [draw_scene((7, index)) for index in range(40)]
-KEYS = ("image", "masks", "labels")
+KEYS = ("image", "masks", "labels", "unlabelled")
 
 
 def equal(a: Scene, b: Scene) -> bool:
@@ -37,6 +37,7 @@ def test_every_scene_is_well_formed(seed, size):
     assert all(0 <= label < len(CLASSES) for label in scene.labels)
     # a pixel shows one object
     assert scene.masks.sum(0).max(initial=0) <= 1
+    assert scene.unlabelled.shape == (size, size) and not (scene.unlabelled & scene.masks.any(0)).any()
     assert all(mask.sum() >= MIN_VISIBLE_PIXELS for mask in scene.masks)
 
 
@@ -77,6 +78,8 @@ def test_mostly_hidden_objects_are_left_out(monkeypatch):
     strict = [draw_scene((7, index)) for index in range(10)]
     for usual, whole in zip(SCENES, strict, strict=False):
         assert np.array_equal(whole.image, usual.image)
+        # what is left out of the masks is no background either
+        assert np.array_equal(whole.masks.any(0) | whole.unlabelled, usual.masks.any(0) | usual.unlabelled)
         masks = {mask.tobytes() for mask in usual.masks}
         assert all(mask.tobytes() in masks for mask in whole.masks)
     counts = [sum(len(scene.labels) for scene in scenes) for scenes in (strict, SCENES[:10])]

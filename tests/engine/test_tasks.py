@@ -232,6 +232,22 @@ def test_the_artifact_gives_the_same_figures_in_mmengines_own_runner(task, job, 
     assert {key: round(float(value), 6) for key, value in figures.items()} == expected
 
 
+@pytest.mark.parametrize("task", ["timm"], indirect=True)
+def test_an_artifact_of_4_bits_keeps_its_folded_norms_and_its_softmax_grid(again, tmp_path):
+    ours = again({"dfq.quantization.weight_bits": 4, "dfq.quantization.activation_bits": 4})
+    expected = ours.run().rows[1].metrics
+    options = Config.fromfile(ours.runner.artifact_paths[0]).model.quantization
+    assert (options.norm_inputs, options.softmax_grid, options.softmax_granularity) == (
+        "per_channel",
+        "log2",
+        "per_row",
+    )
+    cfg = named(Config.fromfile(ours.runner.artifact_paths[0]), tmp_path / "again")
+    cfg.load_from = str(ours.runner.artifact_paths[1])
+    figures = Runner.from_cfg(cfg).test()
+    assert {key: float(value) for key, value in figures.items()} == expected
+
+
 def test_the_artifact_opens_with_the_librarys_own_api(task, job, folder):
     paths = [str(folder / "work" / f"quantized.{suffix}") for suffix in ("py", "pth")]
     if task == "segmentor":

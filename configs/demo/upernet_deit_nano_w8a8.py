@@ -1,0 +1,14 @@
+# The built-in segmentor with a small DeiT: python tools/dfq.py configs/demo/upernet_deit_nano_w8a8.py
+_base_ = ['./upernet_deit_nano.py', '../_base_/dfq.py']
+
+load_from = 'configs/demo/upernet_deit_nano.pth'
+# Fewer steps than the detector's: a run takes about a minute on one core.
+dfq = dict(cycle=dict(cycles=4, student_steps=10))
+# For the arms that compare with real images: training scenes, never those of the evaluation.
+real_images = dict(
+    type='psaq_mm.DemoSegments',
+    data_root='data/psaq_demo_segments_real/',
+    split='train',
+    images=400,
+    test_mode=True,
+    pipeline=_base_.test_pipeline)
