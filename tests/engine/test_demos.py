@@ -24,7 +24,7 @@ MODELS = {
     "upernet_swin_nano": ("mIoU", 40, 5.0),
     "deit_nano": ("accuracy/top1", 200, 5.0),
 }
-TABLES = {"upernet_deit_nano": "demo_upernet", "deit_nano": "demo_classifier"}
+TABLES = {"upernet_deit_nano": "demo_upernet", "upernet_swin_nano": "demo_upernet_swin", "deit_nano": "demo_classifier"}
 SHORT = {
     "dfq.images.images": 8,
     "dfq.images.batch_size": 8,
