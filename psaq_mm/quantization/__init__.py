@@ -45,6 +45,7 @@ from .observers import (
 )
 from .policy import LayerSpecs, QuantPolicy
 from .quantizer import Quantizer, State, WeightQuantizer
+from .rounding import gptq, recording_moments, round_weights
 from .spec import QuantSpec, activation_spec, weight_spec
 
 __all__ = [
@@ -75,13 +76,16 @@ __all__ = [
     "fake_quantize",
     "freeze",
     "full_name",
+    "gptq",
     "is_quantized",
     "make_observer",
     "quantize_conv2d",
     "quantize_linear",
     "quantize_model",
     "quantizers",
+    "recording_moments",
     "recording_sqnr",
+    "round_weights",
     "register_quantized",
     "set_enabled",
     "sqnr",

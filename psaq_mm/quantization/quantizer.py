@@ -260,9 +260,9 @@ class WeightQuantizer(Quantizer):
 
         scale = clip_ratio * max |weight| / quant_max
 
-    with the maximum over each output channel. ``clip_ratio`` (a buffer, at most 1) is found once by the spec's range
-    estimator: 1 for min-max. While FROZEN the stored scale is used. Weights inside the range get the straight-through
-    gradient 1, those that the ratio clips get 0.
+    with the maximum over each output channel. ``clip_ratio`` (a buffer) is found once by the spec's range estimator: 1
+    for min-max, below for others. While FROZEN the stored scale is used. Weights inside the range get the
+    straight-through gradient 1, those that the ratio clips get 0.
 
     Args:
         spec: A symmetric spec, e.g. ``weight_spec(8)``.
@@ -308,6 +308,13 @@ class WeightQuantizer(Quantizer):
             QuantizationError: Always; a weight is known without batches.
         """
         raise QuantizationError(f"{self._label()} needs no batches: call calibrate_from(weight)")
+
+    @torch.no_grad()
+    def keep_scale(self, weight: Tensor) -> None:
+        """Adapts ``clip_ratio`` so that the scale stays what it is, for a weight that was changed from outside."""
+        limit = _largest(weight, self.spec)
+        ratio = self.scale.detach() * self.spec.quant_max / limit
+        self._assign("clip_ratio", torch.where(limit > 0, ratio, self.clip_ratio))
 
     @torch.no_grad()
     def refresh(self, weight: Tensor) -> None:

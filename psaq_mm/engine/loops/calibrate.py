@@ -1,4 +1,4 @@
-"""Ranges of the student's quantizers, from the pool's images."""
+"""Ranges of the student's quantizers and the rounding of its weights, from the pool's images."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ...errors import UsageError
 from ...models import calibration_function
-from ...quantization import calibrating
+from ...quantization import calibrating, recording_moments, round_weights
 from ...registry import LOOPS
 from .base import StageLoop
 
@@ -16,28 +17,44 @@ if TYPE_CHECKING:
     from ..runner import DFQRunner
 
 
+ROUNDINGS = ("nearest", "gptq")
+
+
 @LOOPS.register_module()
 class CalibrateLoop(StageLoop):
-    """Run the first images of the pool through the student and set every range.
+    """Run the first images of the pool through the student, set every range and round the weights.
 
     Args:
         runner: The runner.
         images: How many images; all that the pool holds where it holds fewer.
         batch_size: How many at a time.
+        rounding: How weights are rounded once ranges are known: ``'nearest'``, or ``'gptq'``, which spares the layers'
+            outputs on these images (:func:`psaq_mm.quantization.gptq`).
+
+    Raises:
+        UsageError: The rounding is unknown.
     """
 
-    def __init__(self, runner: DFQRunner, images: int = 32, batch_size: int = 8) -> None:
+    def __init__(self, runner: DFQRunner, images: int = 32, batch_size: int = 8, rounding: str = "nearest") -> None:
         super().__init__(runner)
-        self.images, self.batch_size = images, batch_size
+        if rounding not in ROUNDINGS:
+            raise UsageError(f"calibrate.rounding {rounding!r} is unknown: use one of {', '.join(ROUNDINGS)}")
+        self.images, self.batch_size, self.rounding = images, batch_size, rounding
 
     def run(self) -> nn.Module:
         """Calibrate the student."""
         runner = self.runner
         forward = calibration_function(runner.scope, runner.teacher)
         batches = runner.pool.images[: self.images].split(self.batch_size)
-        self.announce("calibrate", len(batches))
-        with calibrating(runner.student), torch.no_grad():
-            for step, batch in enumerate(batches, 1):
-                forward(runner.student, batch.to(runner.device))
-                self.advance("calibrate", step)
+        passes = [calibrating] if self.rounding == "nearest" else [calibrating, recording_moments]
+        self.announce("calibrate", len(passes) * len(batches))
+        step = 0
+        for observe in passes:
+            with observe(runner.student) as seen, torch.no_grad():
+                for batch in batches:
+                    forward(runner.student, batch.to(runner.device))
+                    step += 1
+                    self.advance("calibrate", step)
+        if self.rounding == "gptq":
+            round_weights(seen)
         return runner.student

@@ -1,0 +1,116 @@
+"""GPTQ: nearer to the layer's output than rounding to the nearest, and what it leaves behind in a layer."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from psaq_mm.quantization import (
+    QuantizationError,
+    QuantLinear,
+    activation_spec,
+    calibrating,
+    gptq,
+    recording_moments,
+    round_weights,
+    weight_spec,
+)
+
+
+def correlated(samples: int, width: int) -> Tensor:
+    """Inputs of which a few directions carry nearly all."""
+    return torch.randn(samples, 4) @ torch.randn(4, width) + 0.1 * torch.randn(samples, width)
+
+
+def integers(layer: QuantLinear) -> Tensor:
+    """A layer's weight on its grid."""
+    fold = layer.input_fold()
+    weight = layer.quantized_weight() if fold is None else layer.quantized_weight() * fold
+    return (weight / layer.weight_quantizer.scale.view(-1, 1)).round()
+
+
+def test_the_example_of_the_docstring():
+    x = torch.randn(50, 1).expand(50, 2)
+    q = gptq(torch.tensor([[0.4, 0.4]]), torch.ones(1), x.T @ x, 7)
+    assert q.tolist() == [[0.0, 1.0]]
+
+
+def test_uncorrelated_inputs_are_rounded_to_the_nearest():
+    weight, scale = torch.randn(5, 9), torch.full((5,), 0.3)
+    q = gptq(weight, scale, torch.diag(torch.rand(9) + 0.1), 7)
+    assert torch.equal(q, (weight / 0.3).round().clamp(-7, 7))
+
+
+@settings(max_examples=25, deadline=None)
+@given(width=st.sampled_from([3, 40, 300]), bits=st.integers(2, 8), seed=st.integers(0, 99))
+def test_integers_lie_on_the_grid_and_lose_less(width: int, bits: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    x, weight, limit = correlated(600, width), torch.randn(8, width), 2 ** (bits - 1) - 1
+    scale = weight.abs().amax(1) / limit
+    q = gptq(weight, scale, x.T @ x, limit)
+    nearest = (weight / scale[:, None]).round()
+    assert torch.equal(q, q.round()) and q.abs().max() <= limit
+
+    def loss(integers: Tensor) -> Tensor:
+        return ((integers * scale[:, None] - weight) @ x.T).square().sum()
+
+    # Greedy, so no promise for any one matrix; with inputs as correlated as these it has room.
+    assert loss(q) <= loss(nearest) * (1.0 if width > 3 else 1.5)
+
+
+@pytest.mark.parametrize("moment", [torch.eye(3), torch.full((4, 4), torch.nan)], ids=["size", "nan"])
+def test_moments_that_cannot_be_are_refused(moment: Tensor) -> None:
+    with pytest.raises(QuantizationError, match="finite moment of 4 input channels"):
+        gptq(torch.zeros(2, 4), torch.ones(2), moment, 7)
+
+
+def test_inputs_of_zeros_round_to_the_nearest() -> None:
+    weight = torch.randn(2, 4)
+    assert torch.equal(gptq(weight, torch.full((2,), 0.5), torch.zeros(4, 4), 7), (weight / 0.5).round().clamp(-7, 7))
+
+
+@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+def test_a_layer_rounds_as_gptq_says_and_moves_no_further_than_it_must(granularity: str) -> None:
+    layer = nn.Linear(24, 6).eval()
+    x = correlated(400, 24)
+    quantized = QuantLinear.from_module(
+        copy.deepcopy(layer), weight_spec(4, "mse"), activation_spec(8, granularity=granularity)
+    )
+    with torch.no_grad(), calibrating(quantized):
+        quantized(x)
+    plain = copy.deepcopy(quantized)
+    before = quantized.weight_quantizer.scale.clone()
+    with torch.no_grad(), recording_moments(quantized) as moments:
+        quantized(x[:200])
+        quantized(x[200:])
+    round_weights(moments)
+    fold = quantized.input_fold()
+    folded = layer.weight if fold is None else layer.weight * fold
+    ((_, moment),) = moments.items()
+    assert torch.equal(integers(quantized), gptq(folded, before, moment, 7))
+    torch.testing.assert_close(quantized.weight_quantizer.scale, before)
+    moved = (quantized.weight - layer.weight) if fold is None else (quantized.weight - layer.weight) * fold
+    # a weight that rounds otherwise now crossed half a step at most for each integer that it is off
+    off = (integers(quantized) - integers(plain)).abs()
+    assert (moved.abs() <= (off + 0.01) * before[:, None]).all() and off.any()
+    exact = layer(x)
+    assert (quantized(x) - exact).square().mean() < (plain(x) - exact).square().mean()
+    assert not quantized._forward_pre_hooks
+
+
+def test_a_rounded_layer_survives_its_checkpoint() -> None:
+    quantized = QuantLinear.from_module(nn.Linear(24, 6).eval(), weight_spec(4), activation_spec(8))
+    other = copy.deepcopy(quantized)
+    x = correlated(100, 24)
+    with torch.no_grad(), calibrating(quantized):
+        quantized(x)
+    with torch.no_grad(), recording_moments(quantized) as moments:
+        quantized(x)
+    round_weights(moments)
+    other.load_state_dict(quantized.state_dict())
+    assert torch.equal(other(x), quantized(x))
