@@ -15,7 +15,6 @@ from .backbones import backbone_of, host_name
 
 OutputFunction = Callable[[nn.Module, Tensor], list[Tensor]]
 PLACES = ("backbone", "blocks", "neck", "logits")
-DEPTHS = 4
 # A name instead of the class, since a detector's recipe needs neither library.
 CLASSIFIER, SEGMENTOR = "mmpretrain.BaseClassifier", "mmseg.BaseSegmentor"
 
@@ -40,16 +39,13 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
 
 
 def block_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """What four transformer blocks give, evenly spread over the depth (all of three or fewer), and the backbone's maps.
+    """What every transformer block gives, and :func:`backbone_outputs`.
 
     A plain transformer ends in one map, some in a class token: too little to say where it began to go wrong.
     """
-    blocks = transformer_blocks(backbone_of(model)[1])
-    chosen = [
-        blocks[index] for index in sorted({-(-len(blocks) * part // DEPTHS) - 1 for part in range(1, DEPTHS + 1)})
-    ]
     found: list[Tensor] = []
-    handles = [block.register_forward_hook(lambda _, args, output: found.append(output)) for block in chosen]
+    blocks = transformer_blocks(backbone_of(model)[1])
+    handles = [block.register_forward_hook(lambda _, args, output: found.append(output)) for block in blocks]
     try:
         outputs = backbone_outputs(model, images)
     finally:
