@@ -15,8 +15,6 @@ from .errors import QuantizationError
 from .modules import QuantLinear
 
 BLOCK = 128
-# The share of a step by which a weight stays away from where it would round to another integer.
-MARGIN = 1e-3
 
 
 def gptq(weight: Tensor, scale: Tensor, moment: Tensor, quant_max: int, damping: float = 0.01) -> Tensor:
@@ -102,9 +100,10 @@ def recording_moments(model: nn.Module) -> Iterator[dict[QuantLinear, Tensor]]:
 
 @torch.no_grad()
 def round_weights(moments: dict[QuantLinear, Tensor], damping: float = 0.01) -> None:
-    """Moves the weights of calibrated layers to where they round as :func:`gptq` says.
+    """Puts the weights of calibrated layers on their grids, as :func:`gptq` rounds them; scales stay.
 
-    Scales stay. A weight moves no further than it must, so that training goes on from a weight and not from a grid.
+    On the grid and not just across the boundary to another integer: there the first step of training would turn most of
+    them back.
 
     Args:
         moments: What :func:`recording_moments` yields.
@@ -120,12 +119,7 @@ def round_weights(moments: dict[QuantLinear, Tensor], damping: float = 0.01) -> 
         layer.refresh()
         fold = layer.input_fold()
         weight = layer.weight if fold is None else layer.weight * fold
-        step, limit = quantizer.scale.detach().view(-1, 1), quantizer.spec.quant_max
-        q = gptq(weight, quantizer.scale, moment, limit, damping)
-        half = 0.5 - MARGIN
-        # Beyond the ends of the grid a weight may lie as far out as it does.
-        lower = torch.where(q > -limit, (q - half) * step, -torch.inf)
-        upper = torch.where(q < limit, (q + half) * step, torch.inf)
-        moved = weight.clamp(lower, upper)
-        layer.weight.copy_(moved if fold is None else moved / fold)
-        quantizer.keep_scale(moved)
+        scale, limit = quantizer.scale.detach(), quantizer.spec.quant_max
+        rounded = gptq(weight, scale, moment, limit, damping) * scale.view(-1, 1)
+        layer.weight.copy_(rounded if fold is None else rounded / fold)
+        quantizer.keep_scale(rounded)

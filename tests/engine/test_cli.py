@@ -49,6 +49,7 @@ PATTERN = [{"pattern": "backbone.stages.7", "bits": 4}]
         ({"dfq.images.image_size": (100, 64)}, ["images of 100x64 do not fit SwinTransformer", "example 96x64"]),
         ({"dfq.images": 3}, ["dfq.images is not valid"]),
         ({"dfq.calibrate.batch": 3}, ["dfq.calibrate is not valid", "batch"]),
+        ({"dfq.calibrate.rounding": "up"}, ["calibrate.rounding 'up' is unknown: use one of nearest, gptq"]),
         ({"dfq.cycle.cycles": -1}, ["must not be negative"]),
         ({"dfq.cycle.place": "head"}, ["'head': use one of backbone, blocks, neck, logits"]),
         ({"dfq.cycle.lr.wieght": 1e-4}, ["lr has unknown keys wieght: known are weight, bias, scale"]),

@@ -269,3 +269,16 @@ def test_a_recipe_without_its_section(recipe):
     cfg.pop("dfq")
     with pytest.raises(UsageError, match="no dfq section"):
         DFQRunner.from_cfg(cfg)
+
+
+def test_gptq_rounds_otherwise_and_is_nearer_to_the_teacher(recipe):
+    options = {"dfq.cycle.cycles": 0, "dfq.quantization.weight_bits": 4}
+    runners = [DFQRunner.from_cfg(recipe({**options, "dfq.calibrate.rounding": one})) for one in ("nearest", "gptq")]
+    distances = []
+    for runner in runners:
+        runner.train()
+        images = runner.pool.images[:4]
+        with torch.no_grad():
+            teacher, student = (model.backbone(images) for model in (runner.teacher, runner.student))
+        distances.append(sum(((a - b) ** 2).mean() / (a**2).mean() for a, b in zip(teacher, student, strict=True)))
+    assert distances[1] < distances[0]
