@@ -73,6 +73,38 @@ def affine_parameters(minimum: Tensor, maximum: Tensor, spec: QuantSpec) -> tupl
     return scale, zero_point
 
 
+def migrated_range(minimum: Tensor, maximum: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """Ranges of channels whose scales follow them in part (Xiao et al., *SmoothQuant*, ICML 2023).
+
+    ::
+
+        r_c = m_c^strength / (geometric mean of m^strength),       m_c = max(|minimum_c|, |maximum_c|)
+        range of channel c = r_c * [min_c(minimum_c / r_c), max_c(maximum_c / r_c)]
+
+    so all channels have one zero point and scales in the ratio of r: what is divided by r has one scale, and the weight
+    behind it is multiplied by r. Strength 0 is one range for the tensor. Between 0 and 1 the steps of quiet channels
+    become finer and still leave them room for more than calibration saw, which ranges of their own would clip; the
+    difficulty that is left goes to the weight.
+
+    Example: channels of [-1, 1] and [-4, 4] at strength 0.5: r = 0.71, 1.41, ranges +-2 and +-4.
+
+    Args:
+        minimum: Lower ends, shape ``(channels,)``.
+        maximum: Upper ends, same shape.
+        strength: 0 to 1.
+
+    Returns:
+        Lower and upper ends, same shape. A channel that is always zero counts as the smallest that isn't.
+    """
+    low, high = minimum.float().clamp(max=0), maximum.float().clamp(min=0)
+    size = torch.maximum(-low, high)
+    if not bool((size > 0).any()):
+        return low, high
+    log = torch.where(size > 0, size, size[size > 0].min()).log() * strength
+    ratio = (log - log.mean()).exp()
+    return (low / ratio).min() * ratio, (high / ratio).max() * ratio
+
+
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec) -> Tensor:
     """Rounds ``x`` to the grid and back, with straight-through gradients.
 

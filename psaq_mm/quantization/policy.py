@@ -19,6 +19,7 @@ _TUNABLE = (
     "activation_range",
     "percentile",
     "norm_inputs",
+    "norm_migration",
     "softmax_grid",
     "softmax_granularity",
 )
@@ -50,8 +51,8 @@ class QuantPolicy:
 
     An override is a mapping with a ``pattern`` (as in ``fnmatch``, where ``*`` also matches dots) and any of ``bits``
     (weights and activations), ``weight_bits``, ``activation_bits``, ``weight_range``, ``activation_range``,
-    ``percentile``, ``norm_inputs``, ``softmax_grid``, ``softmax_granularity`` and ``keep_fp``. A pattern that matches
-    a module also covers everything below it. Later overrides win, key by key.
+    ``percentile``, ``norm_inputs``, ``norm_migration``, ``softmax_grid``, ``softmax_granularity`` and ``keep_fp``. A
+    pattern that matches a module also covers everything below it. Later overrides win, key by key.
 
     Example::
 
@@ -72,6 +73,8 @@ class QuantPolicy:
         norm_inputs: ``'per_tensor'``, or ``'per_channel'``: the inputs that come from a LayerNorm have a scale for each
             channel, which goes into gamma, beta and the next weight (see ``QuantizedLayer.input_fold``), so that they
             deploy with one scale. The adapters know which these are.
+        norm_migration: How far these scales follow their channels' ranges, 0 to 1: 1 is RepQ-ViT's range of its own for
+            each, less is SmoothQuant's compromise (see ``migrated_range``).
         softmax_grid: Grid of the softmax output, ``'uniform'`` or ``'log2'``.
         softmax_granularity: ``'per_tensor'``, or ``'per_row'``: each row of the softmax output is divided by its
             maximum before its quantizer and the product multiplied by it. Rows that look everywhere (1 / n each) then
@@ -89,6 +92,7 @@ class QuantPolicy:
     percentile: float = 0.05
     overrides: Sequence[Mapping[str, Any]] = ()
     norm_inputs: str = "per_tensor"
+    norm_migration: float = 1.0
     softmax_grid: str = "uniform"
     softmax_granularity: str = "per_tensor"
 
@@ -162,7 +166,7 @@ class QuantPolicy:
         return LayerSpecs(
             weight_spec(self.weight_bits, self.weight_range, percentile=self.percentile),
             activation,
-            replace(activation, granularity=self.norm_inputs),
+            replace(activation, granularity=self.norm_inputs, migration=self.norm_migration),
             activation if self.softmax_grid == "uniform" else activation_spec(bits, grid=self.softmax_grid),
             self.softmax_granularity == "per_row",
         )

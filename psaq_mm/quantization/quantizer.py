@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import QuantizationError
-from .functional import affine_parameters, decibels, fake_quantize, powers
+from .functional import affine_parameters, decibels, fake_quantize, migrated_range, powers
 from .observers import Observer, make_observer, rows_of
 from .spec import QuantSpec
 
@@ -126,6 +126,8 @@ class Quantizer(nn.Module):
             raise QuantizationError(f"{self._label()} saw no data: run the model on calibration samples first")
         low, high = self._observer.range()
         self._observer = None
+        if self.spec.per_channel and self.spec.migration < 1:
+            low, high = migrated_range(low, high, self.spec.migration)
         self._set_range(low, high)
         self._enter(State.CALIBRATED)
 

@@ -41,6 +41,8 @@ class QuantSpec:
         momentum: Share of the old range that ``'ema'`` keeps at each batch, at least 0 and below 1.
         narrow: Leave out the lowest integer, so that a symmetric grid has as many steps below zero as above.
         grid: ``'uniform'``, or ``'log2'``: powers of two, without zero point.
+        migration: Of an asymmetric ``per_channel``: how far the scales follow their channels' ranges, 0 to 1 (see
+            ``migrated_range``); 1 leaves every channel its own range.
 
     Raises:
         QuantizationError: A value is outside its range.
@@ -55,6 +57,7 @@ class QuantSpec:
     momentum: float = 0.9
     narrow: bool = False
     grid: str = "uniform"
+    migration: float = 1.0
 
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not MIN_BITS <= self.bits <= MAX_BITS:
@@ -73,6 +76,8 @@ class QuantSpec:
             raise QuantizationError(
                 "narrow=True needs symmetric=True: an asymmetric grid has no lowest integer to spare"
             )
+        if not 0 <= self.migration <= 1:
+            raise QuantizationError(f"migration={self.migration!r} is not valid: use a strength from 0 to 1")
         if self.grid not in GRIDS:
             raise QuantizationError(f"grid={self.grid!r} is unknown: use one of {GRIDS}")
         if self.log2 and (self.symmetric or self.per_channel or self.range == "mse"):

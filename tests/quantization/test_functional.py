@@ -230,3 +230,40 @@ def test_log2_properties(bits: int, scale: float, data: list[float]) -> None:
 def test_log2_range_is_the_maximum() -> None:
     scale, zero_point = affine_parameters(torch.tensor([0.1]), torch.tensor([0.7]), activation_spec(4, grid="log2"))
     assert (scale.item(), zero_point.item()) == (pytest.approx(0.7), 0)
+
+
+class TestMigratedRange:
+    """Ranges of channels that follow their sizes in part."""
+
+    def test_example_of_the_docstring(self) -> None:
+        low, high = functional.migrated_range(torch.tensor([-1.0, -4.0]), torch.tensor([1.0, 4.0]), 0.5)
+        # float32 rounding of logarithm and exponential
+        torch.testing.assert_close(high, torch.tensor([2.0, 4.0]), rtol=1e-5, atol=0)
+        torch.testing.assert_close(low, -high, rtol=0, atol=0)
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        ends=st.lists(st.tuples(st.floats(-100, 0, width=32), st.floats(0, 100, width=32)), min_size=1, max_size=8),
+        strength=st.floats(0, 1),
+    )
+    def test_every_channel_fits_and_all_have_one_zero_point(self, ends, strength) -> None:
+        minimum, maximum = (torch.tensor(side) for side in zip(*ends, strict=True))
+        low, high = functional.migrated_range(minimum, maximum, strength)
+        room = 1e-4 * (high - low) + 1e-6
+        assert bool((low <= minimum + room).all() and (high >= maximum - room).all())
+        # A range below the smallest scale has no zero point to speak of.
+        spec = activation_spec(8, granularity="per_channel")
+        _, zero_point = affine_parameters(low, high, spec)
+        if float((high - low).min()) > 1e-2:
+            assert float(zero_point.max() - zero_point.min()) <= 1
+
+    def test_strength_0_is_one_range(self) -> None:
+        minimum, maximum = torch.tensor([-1.0, -3.0, 0.0]), torch.tensor([2.0, 1.0, 5.0])
+        low, high = functional.migrated_range(minimum, maximum, 0.0)
+        assert low.tolist() == [-3.0] * 3 and high.tolist() == [5.0] * 3
+
+    def test_a_silent_channel_and_silence(self) -> None:
+        zero = torch.zeros(2)
+        low, high = functional.migrated_range(zero, torch.tensor([0.0, 4.0]), 0.5)
+        assert low.tolist() == [0, 0] and torch.allclose(high, torch.tensor([4.0, 4.0]))
+        assert all(torch.equal(end, zero) for end in functional.migrated_range(zero, zero, 0.5))

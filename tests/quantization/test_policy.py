@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -112,5 +113,7 @@ def test_norm_inputs_and_softmax_have_specs_of_their_own() -> None:
     policy = QuantPolicy(activation_bits=4, norm_inputs="per_channel", softmax_grid="log2", overrides=[override])
     early, late = policy.specs("early"), policy.specs("late")
     assert early.norm_input == activation_spec(4, granularity="per_channel")
+    part = dataclasses.replace(policy, norm_migration=0.5)
+    assert part.specs("early").norm_input == dataclasses.replace(early.norm_input, migration=0.5)
     assert early.softmax == activation_spec(4, grid="log2")
     assert early.activation == late.norm_input == late.softmax == activation_spec(4)

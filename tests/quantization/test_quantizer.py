@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import pickle
 
@@ -38,6 +39,18 @@ def calibrated_weight(weight: Tensor, bits: int = 4, estimator: str = "minmax") 
     quantizer = WeightQuantizer(weight_spec(bits, estimator), "w")
     quantizer.calibrate_from(weight)
     return quantizer
+
+
+def test_migration_keeps_one_zero_point_and_gives_quiet_channels_finer_steps() -> None:
+    x = torch.randn(400, 3) * torch.tensor([0.1, 1.0, 10.0]) + 0.2
+    half = calibrated(dataclasses.replace(PER_CHANNEL, bits=8, migration=0.5), x)
+    size = x.abs().amax(0)
+    # scales in the ratio of the square roots, exact but for float32's rounding
+    torch.testing.assert_close(half.scale / half.scale[0], (size / size[0]).sqrt(), rtol=1e-4, atol=0)
+    assert half.zero_point.unique().numel() == 1
+    one = calibrated(activation_spec(8), x)
+    assert float(half.scale[0]) < float(one.scale) / 5
+    assert sqnr(x[:, 0], half(x)[:, 0]) > sqnr(x[:, 0], one(x)[:, 0]) + 10
 
 
 class TestStates:

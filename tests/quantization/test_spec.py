@@ -45,6 +45,7 @@ def test_helpers() -> None:
         pytest.param({"percentile": -0.1}, "0 to 50", id="percentile-low"),
         pytest.param({"momentum": 1.0}, "below 1", id="momentum"),
         pytest.param({"narrow": True}, "symmetric=True", id="narrow-asymmetric"),
+        pytest.param({"migration": 1.5}, "0 to 1", id="migration"),
         pytest.param({"grid": "log"}, "log2", id="grid"),
         pytest.param({"grid": "log2", "symmetric": True}, "no sign", id="log2-symmetric"),
         pytest.param({"grid": "log2", "granularity": "per_channel"}, "one scale", id="log2-per-channel"),
