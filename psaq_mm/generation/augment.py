@@ -1,4 +1,4 @@
-"""The view of the images that a generator step sees."""
+"""The views in which images are seen: shifted and mirrored."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class View:
 
 @dataclass(frozen=True)
 class RollFlip:
-    """Random cyclic shift and horizontal flip, one draw for the whole batch.
+    """Random cyclic shift and horizontal flip, one draw for the whole batch or one for every image.
 
     V1 shifts both axes by one and the same offset, up to 15 pixels in its first 500 steps and 30 later; ours draws the
     axes independently, or the patch grid would only ever move along the diagonal.
@@ -40,6 +40,8 @@ class RollFlip:
     Args:
         max_shift: Largest shift in pixels, in either direction.
         flip: Probability of the flip, 0 to 1.
+        per_image: Whether every image of a batch has a view of its own; for batches that are seen at once, not those
+            of :meth:`draw`.
 
     Raises:
         GenerationError: A value lies outside its range.
@@ -47,6 +49,7 @@ class RollFlip:
 
     max_shift: int = 30
     flip: float = 0.5
+    per_image: bool = False
 
     def __post_init__(self) -> None:
         if self.max_shift < 0:
@@ -62,5 +65,7 @@ class RollFlip:
         return View(down, right, bool(torch.rand((), generator=generator, device=device) < self.flip))
 
     def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The images ``(batch, channels, H, W)`` in a fresh view, same shape."""
+        """The images ``(batch, channels, H, W)`` in a fresh view, or in one each, same shape."""
+        if self.per_image:
+            return torch.stack([self.draw(generator)(image) for image in x])
         return self.draw(generator)(x)

@@ -29,6 +29,13 @@ def test_one_draw_for_the_batch_reproducible_by_its_generator() -> None:
     assert torch.equal(one, one[:1, :1].expand_as(one))
 
 
+def test_every_image_may_have_a_draw_of_its_own() -> None:
+    batch = IMAGE.expand(20, 3, 3, 4)
+    views = RollFlip(2, per_image=True)(batch, torch.Generator().manual_seed(4))
+    assert views.shape == batch.shape and len({str(view.tolist()) for view in views}) > 5
+    assert torch.equal(views.flatten(2).sort(-1).values, batch.flatten(2).sort(-1).values)
+
+
 def test_draws_cover_both_axes_and_the_flip() -> None:
     generator = torch.Generator().manual_seed(0)
     views = [RollFlip(2, 0.5).draw(generator) for _ in range(200)]
