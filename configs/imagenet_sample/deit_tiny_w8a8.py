@@ -34,7 +34,9 @@ dfq = dict(
     by_bits=dict(
         # At 8 bits training has nothing to mend, and quiet channels behind a LayerNorm want finer steps.
         w8a8=dict(quantization=dict(norm_inputs='per_channel', norm_migration=0.5), cycle=dict(student_steps=5)),
-        w4a8=dict(cycle=dict(lr=dict(weight=1e-4, bias=1e-4))),
+        w4a8=dict(
+            cycle=dict(
+                student_steps=30, lr=dict(weight=1e-4, bias=1e-4), augment=dict(max_shift=112, per_image=True))),
         w6a6=dict(
             quantization=dict(percentile=0.01, norm_inputs='per_channel', softmax_grid='log2'),
             cycle=dict(student_steps=5)),
