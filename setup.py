@@ -124,6 +124,7 @@ setup(
             "onedl-mmpretrain",
             "timm",
         ],
+        "deploy": requirements("deploy"),
         "openmmlab": ["mmengine>=0.10", "mmcv>=2.1", "mmdet>=3.3", "mmsegmentation", "mmpretrain", "timm"],
     },
     zip_safe=False,

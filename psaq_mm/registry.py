@@ -14,5 +14,5 @@ from mmengine.registry import Registry
 RUNNERS = Registry("runner", parent=MMENGINE_RUNNERS, scope="psaq_mm", locations=["psaq_mm.engine"])
 LOOPS = Registry("loop", parent=MMENGINE_LOOPS, scope="psaq_mm", locations=["psaq_mm.engine"])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="psaq_mm", locations=["psaq_mm.engine"])
-MODELS = Registry("model", parent=MMENGINE_MODELS, scope="psaq_mm", locations=["psaq_mm.models"])
+MODELS = Registry("model", parent=MMENGINE_MODELS, scope="psaq_mm", locations=["psaq_mm.models", "psaq_mm.export"])
 DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="psaq_mm", locations=["psaq_mm.datasets"])

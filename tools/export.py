@@ -1,0 +1,37 @@
+"""Export a quantized model for an integer engine: ONNX with Q/DQ pairs, or OpenVINO."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from psaq_mm.engine.cli import CONSOLE, read_config, run_tool
+from psaq_mm.engine.deploy import FORMATS, PARTS, Artifact, export
+from psaq_mm.engine.files import writable_file
+from psaq_mm.export import DEFAULT_OPSET
+
+
+def main() -> int:
+    """Parse, open, export."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="quantized.py of a work dir")
+    parser.add_argument("checkpoint", help="quantized.pth of a work dir")
+    parser.add_argument("--format", choices=FORMATS, default="onnx")
+    parser.add_argument("--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="of the images")
+    parser.add_argument("--batch", type=int, default=1, help="images in a batch (default: 1)")
+    parser.add_argument("--part", choices=PARTS, default="backbone")
+    parser.add_argument("--opset", type=int, default=DEFAULT_OPSET, help=f"of ONNX (default: {DEFAULT_OPSET})")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="NAME.onnx or NAME.xml")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    args = parser.parse_args(namespace=argparse.Namespace(cfg_options={}, work_dir=None))
+    writable_file(args.out)
+    artifact = Artifact(read_config(args), args.checkpoint)
+    height, width = args.size
+    for path in export(artifact, args.out, args.format, (height, width), args.batch, args.part, args.opset):
+        CONSOLE.print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))
