@@ -1,4 +1,4 @@
-"""Write the table of configs/README.md from model-index.yml, or check that it is up to date."""
+"""Write our measured figures into the metafiles and the table of configs/README.md from them, or check both."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from psaq_mm.engine import metafiles
 from psaq_mm.engine.cli import run_tool
 from psaq_mm.engine.model_index import fill, read_models
 
@@ -17,16 +18,27 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the file would change")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     args = parser.parse_args()
+    records = metafiles.tables(args.root / "results")
+    old = []
+    for path in sorted((args.root / "configs").rglob("metafile.yml")):
+        text = path.read_text(encoding="utf-8")
+        old += update(path, text, metafiles.fill(text, records), args.check)
     readme = args.root / "configs" / "README.md"
-    models = read_models(args.root)
     text = readme.read_text(encoding="utf-8")
-    filled = fill(text, models)
-    if args.check:
-        if filled != text:
-            print(f"{readme} differs from the model index: run python tools/config_table.py", file=sys.stderr)
-        return int(filled != text)
-    readme.write_text(filled, encoding="utf-8")
-    return 0
+    old += update(readme, text, fill(text, read_models(args.root)), args.check)
+    for path in old:
+        print(f"{path} differs from the model index or results/: run python tools/config_table.py", file=sys.stderr)
+    return int(bool(old))
+
+
+def update(path: Path, text: str, filled: str, check: bool) -> list[Path]:
+    """Write a file that would change, or say that it would."""
+    if filled == text:
+        return []
+    if check:
+        return [path]
+    path.write_text(filled, encoding="utf-8")
+    return []
 
 
 if __name__ == "__main__":

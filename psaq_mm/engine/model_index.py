@@ -11,7 +11,10 @@ import yaml
 from ..errors import PSAQError
 
 BLOCK = re.compile(r"(<!-- configs -->\n).*?(<!-- /configs -->)", re.DOTALL)
-HEAD = ["name", "quantizes", "task", "data", "backbone", "bits", "FP figures", "checkpoint"]
+HEAD = ["name", "quantizes", "task", "data", "backbone", "bits", "FP", "psaq", "paper", "checkpoint"]
+# Whose figures they are, as their names in the metafiles begin: measured here but for the last; those of FP where the
+# model is our own, else published with it.
+OWNERS = ("FP", "psaq", "paper")
 REQUIRED = ("Name", "In Collection", "Config", "Metadata", "Results")
 
 
@@ -93,8 +96,11 @@ def table(models: list[dict[str, Any]]) -> str:
                 ", ".join(dict.fromkeys(result["Dataset"] for result in model["Results"])),
                 model["Metadata"]["Backbone"],
                 bits(model),
-                # One column: a task has figures that no other has.
-                ", ".join(f"{key.removeprefix('FP ')} {value}" for key, value in figures.items()) or "-",
+                # One column each: a task has figures that no other has.
+                *(
+                    ", ".join(f"{k.partition(' ')[2]} {v}" for k, v in figures.items() if k.startswith(owner)) or "-"
+                    for owner in OWNERS
+                ),
                 checkpoint(model),
             ]
         )
