@@ -149,19 +149,29 @@ class Outcome:
 
 
 @pytest.fixture
-def run_dfq(recipe, tmp_path, capsys, monkeypatch):
+def run_here(capsys, monkeypatch):
+    """Runs a tool in this process: ``run_here('dfq.py', 'config.py', '--resume')``."""
+
+    def run(tool: str, *arguments: str | Path) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
+        main = runpy.run_path(str(ROOT / "tools" / tool))["main"]
+        capsys.readouterr()
+        code = cli.run_tool(main)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def run_dfq(recipe, tmp_path, run_here):
     """Runs ``tools/dfq.py`` in this process, on the shrunken recipe with some keys changed."""
 
     def run(options: dict | None = None, *arguments: str, config: Path | None = None) -> Outcome:
         if config is None:
             config = tmp_path / "recipe.py"
             recipe(options).dump(config)
-        monkeypatch.setattr(sys, "argv", ["dfq.py", str(config), *arguments])
-        main = runpy.run_path(str(ROOT / "tools" / "dfq.py"))["main"]
-        capsys.readouterr()
-        code = cli.run_tool(main)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
+        return run_here("dfq.py", config, *arguments)
 
     return run
 

@@ -52,8 +52,8 @@ def onnx_model(
     """The ONNX model of a quantized or a float one.
 
     Weights are stored as int8 with a scale for each output channel, those of fewer bits in the middle of that type;
-    biases of quantized layers as int32 in the unit of their sums; activations keep the calibrated scale and zero point.
-    LayerNorm, softmax, GELU, residual sums and position biases are float.
+    activations keep the calibrated scale and zero point. Biases, LayerNorm, softmax, GELU, residual sums and position
+    biases are float.
 
     Args:
         model: Gives a tensor or a tuple of tensors for images. If anything in it is quantized, it must be calibrated.

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from psaq_mm.engine import cli
-from tests.conftest import ROOT, Outcome
 from tests.models.authors import authors_state
 
 
 @pytest.fixture
-def convert(capsys, monkeypatch):
+def convert(run_here):
     """Runs ``tools/convert_swin.py`` in this process."""
-
-    def run(*arguments) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["convert_swin.py", *map(str, arguments)])
-        main = runpy.run_path(str(ROOT / "tools" / "convert_swin.py"))["main"]
-        capsys.readouterr()
-        code = cli.run_tool(main)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
+    return partial(run_here, "convert_swin.py")
 
 
 @pytest.fixture

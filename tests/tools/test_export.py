@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,26 +12,16 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from psaq_mm.engine import cli
-from tests.conftest import ROOT, SIZE, Outcome, named
+from tests.conftest import SIZE, named
 
 for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
     pytest.importorskip(package, reason="the extra [deploy] is not installed")
 
 
 @pytest.fixture
-def run_export(capsys, monkeypatch):
-    """Runs the tool in this process."""
-
-    def run(*arguments: str | Path) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["export.py", *map(str, arguments)])
-        main = runpy.run_path(str(ROOT / "tools" / "export.py"))["main"]
-        capsys.readouterr()
-        code = cli.run_tool(main)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
+def run_export(run_here):
+    """Runs ``tools/export.py`` in this process."""
+    return partial(run_here, "export.py")
 
 
 @pytest.fixture(scope="module")
