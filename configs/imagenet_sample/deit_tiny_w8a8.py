@@ -39,7 +39,7 @@ dfq = dict(
                 student_steps=30, lr=dict(weight=1e-4, bias=1e-4), augment=dict(max_shift=112, per_image=True))),
         w6a6=dict(
             quantization=dict(percentile=0.01, norm_inputs='per_channel', softmax_grid='log2'),
-            cycle=dict(student_steps=5)),
+            cycle=dict(lr=dict(weight=1e-4, bias=1e-4), augment=dict(max_shift=112, per_image=True))),
         w4a4=dict(
             quantization=dict(percentile=0.1, softmax_grid='uniform'),
             cycle=dict(lr=dict(weight=1e-4, bias=1e-4)))))
