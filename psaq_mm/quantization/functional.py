@@ -128,8 +128,9 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec)
     ``dy/dscale = 2 - 2.4 = -0.4``. For ``x = 9``: ``q = 3``, ``y = 1.0``, ``dy/dx = 0``, ``dy/dscale = 2``,
     ``dy/dzero_point = -0.5``.
 
-    torch's own kernels compute it: the plain ones when nothing is learned, the learnable ones otherwise. The two
-    multiply and round in another order, so values that lie on a tie may come out one step apart.
+    torch's own kernels compute it: the plain ones when nothing is learned, the learnable ones otherwise; on CPUs the
+    plain ones' formula, see :func:`_on_cpu`. The two kinds multiply and round in another order, so values that
+    lie on a tie may come out one step apart.
 
     Args:
         x: Any shape, any floating type (computed in float32, returned in the type of ``x``).
@@ -150,11 +151,47 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec)
     if learned:
         step, zero = _StraightThrough.apply(scale, positive), _StraightThrough.apply(zero_point, rounded)
         y = _learnable(x.float(), step, zero, axis, lowest, highest)
+    elif x.device.type == "cpu":
+        y = _on_cpu(x.float(), positive, rounded, axis, spec)
     elif axis is not None:
         y = torch.fake_quantize_per_channel_affine(x.float(), positive, rounded.int(), axis, lowest, highest)
     else:
         y = torch.fake_quantize_per_tensor_affine(x.float(), positive, rounded.int(), lowest, highest)
     return y.to(x.dtype)
+
+
+def _on_cpu(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, spec: QuantSpec) -> Tensor:
+    """``fake_quantize`` with nothing learned, in passes that are vectorised: torch's kernels take CPUs value by value.
+
+    The same floats as torch's, bit by bit, and several times faster::
+
+        y = clamp(round(x * (1 / scale)), quant_min - z, quant_max - z) * scale
+    """
+    lowest: Any = spec.quant_min - zero_point
+    highest: Any = spec.quant_max - zero_point
+    if axis is not None:
+        shape = [-1 if dim == axis else 1 for dim in range(x.dim())]
+        scale, lowest, highest = scale.view(shape), lowest.view(shape), highest.view(shape)
+    if spec.symmetric or axis is None:  # one pair of bounds, and numbers are compared faster than tensors of one value
+        lowest, highest = lowest.flatten()[0].item(), highest.flatten()[0].item()
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _RoundToGrid.apply(x, scale, lowest, highest)
+    return (x * scale.reciprocal()).round_().clamp_(lowest, highest).mul_(scale)
+
+
+class _RoundToGrid(torch.autograd.Function):
+    """:func:`_on_cpu` with the straight-through gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, lowest: Any, highest: Any) -> Tensor:
+        steps = (x * scale.reciprocal()).round_()
+        ctx.save_for_backward((steps >= lowest) & (steps <= highest))
+        return steps.clamp_(lowest, highest).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (inside,) = ctx.saved_tensors
+        return grads[0] * inside, None, None, None
 
 
 def log2_fake_quantize(x: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:

@@ -64,7 +64,7 @@ def test_weights_equal_torch_exactly(bits: int, shape: tuple[int, ...]) -> None:
 @BITS
 @pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
 def test_activations_equal_torch(bits: int, learned: bool) -> None:
-    """Fixed: the same kernel, so exactly. Learned: another order of rounding, so ties may fall one step apart."""
+    """Fixed: the same formula, so exactly. Learned: another order of rounding, so ties may fall one step apart."""
     spec, x = activation_spec(bits), torch.randn(20000)
     scale, zero_point = affine_parameters(x.min()[None] * 0.7, x.max()[None] * 0.7, spec)
     expected = torch.fake_quantize_per_tensor_affine(x, float(scale), int(zero_point), 0, 2**bits - 1)
@@ -72,6 +72,34 @@ def test_activations_equal_torch(bits: int, learned: bool) -> None:
     steps = (actual - expected).abs() / scale.detach()
     assert (steps < 0.01).double().mean() >= (0.999 if learned else 1.0)
     assert steps.max() < 1.01
+
+
+@BITS
+@pytest.mark.parametrize("axis", [None, 0, -1], ids=["per_tensor", "axis0", "axis-1"])
+@pytest.mark.parametrize("symmetric", [False, True], ids=["asymmetric", "symmetric"])
+def test_fixed_equals_torch_exactly_with_its_gradient(bits: int, axis: int | None, symmetric: bool) -> None:
+    """On CPUs the formula stands in passes of its own: values, ties (of 1.5 steps) and gradients are torch's."""
+    granularity = "per_tensor" if axis is None else "per_channel"
+    spec = QuantSpec(bits, symmetric=symmetric, granularity=granularity, axis=axis or 0)
+    channels = 1 if axis is None else (6, 5, 4)[axis]
+    scale = 3.0 / 2**bits * (1 + torch.rand(channels))
+    zero_point = torch.zeros(channels) if symmetric else torch.randint(0, 2**bits, (channels,)).float()
+    x = torch.randn(6, 5, 4)
+    x[0, 0] = 1.5 * scale[0]
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    zero, low, high = zero_point.int(), spec.quant_min, spec.quant_max
+    if axis is None:
+        expected = torch.fake_quantize_per_tensor_affine(leaves[0], scale, zero, low, high)
+    else:
+        expected = torch.fake_quantize_per_channel_affine(leaves[0], scale, zero, axis % 3, low, high)
+    actual, outer = fake_quantize(leaves[1], scale, zero_point, spec), torch.randn(x.shape)
+    with torch.no_grad():
+        assert torch.equal(fake_quantize(x, scale, zero_point, spec), actual)
+    assert torch.equal(actual, expected)
+    for y in (actual, expected):
+        y.backward(outer)
+    assert torch.equal(leaves[1].grad, leaves[0].grad)
+    assert 0 < (leaves[0].grad == 0).double().mean() < 1, "the test should see values inside and outside"
 
 
 @BITS
