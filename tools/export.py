@@ -9,7 +9,7 @@ from pathlib import Path
 from psaq_mm.engine.cli import CONSOLE, read_config, run_tool
 from psaq_mm.engine.deploy import FORMATS, PARTS, Artifact, export
 from psaq_mm.engine.files import writable_file
-from psaq_mm.export import DEFAULT_OPSET
+from psaq_mm.export import DEFAULT_OPSET, STORAGE
 
 
 def main() -> int:
@@ -22,13 +22,20 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1, help="images in a batch (default: 1)")
     parser.add_argument("--part", choices=PARTS, default="backbone")
     parser.add_argument("--opset", type=int, default=DEFAULT_OPSET, help=f"of ONNX (default: {DEFAULT_OPSET})")
+    parser.add_argument(
+        "--weights",
+        choices=STORAGE,
+        default="int8",
+        help="how 4-bit weights are stored: int8 is fast, int4 half as large but multiplied in float (default: int8)",
+    )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="NAME.onnx or NAME.xml")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     args = parser.parse_args(namespace=argparse.Namespace(cfg_options={}, work_dir=None))
     writable_file(args.out)
     artifact = Artifact(read_config(args), args.checkpoint)
     height, width = args.size
-    for path in export(artifact, args.out, args.format, (height, width), args.batch, args.part, args.opset):
+    options = args.batch, args.part, args.opset, args.weights
+    for path in export(artifact, args.out, args.format, (height, width), *options):
         CONSOLE.print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB", soft_wrap=True)
     return 0
 

@@ -34,6 +34,14 @@ def common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
 
 
+def positive(text: str) -> int:
+    """A number of things on a command line, at least 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
 def import_host(cfg: Config) -> None:
     """Import the libraries whose models a config speaks of, and none of the others: each takes seconds.
 

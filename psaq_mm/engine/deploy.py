@@ -93,6 +93,7 @@ def export(
     batch: int = 1,
     part: str = "backbone",
     opset: int = DEFAULT_OPSET,
+    weights: str = "int8",
 ) -> list[Path]:
     """Write the file for an engine, and a config and a checkpoint with which the host's tools run it.
 
@@ -104,6 +105,7 @@ def export(
         batch: Images in a batch.
         part: A key of :data:`PARTS`.
         opset: Of ONNX.
+        weights: How weights of 4 bits are stored, see :func:`psaq_mm.export.quantized_onnx`.
 
     Returns:
         What was written: the file, and where the model has a backbone ``NAME.py`` and ``NAME.pth``.
@@ -119,7 +121,9 @@ def export(
         raise ExportError("openvino is not installed: pip install 'psaq_mm[deploy]'")
     name, backbone = backbone_of(artifact.model)
     check_image_size(backbone, size)
-    proto = quantized_onnx(artifact.part(PARTS[part]), size, batch, opset, artifact.metadata())
+    proto = quantized_onnx(
+        artifact.part(PARTS[part]), size, batch=batch, opset=opset, metadata=artifact.metadata(), weights=weights
+    )
     if kind == "onnx":
         save_with(lambda path: save_onnx(proto, path), target)
     else:

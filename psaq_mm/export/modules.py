@@ -65,6 +65,9 @@ class ActivationQDQ(nn.Module):
             raise ExportError(f"quantizer {quantizer.name!r}: only asymmetric grids of activations are exported")
         common = zero.mean().round()
         self.bits = spec.bits
+        # numbers, since the exporter cannot look into buffers
+        self.lowest = float(-common * scale.mean())
+        self.highest = float((2**spec.bits - 1 - common) * scale.mean())
         self.register_buffer("scale", scale.mean())
         self.register_buffer("zero_point", common.to(torch.uint8))
         self.register_buffer("ratio", scale / scale.mean() if spec.per_channel else None)
@@ -88,8 +91,7 @@ class ActivationQDQ(nn.Module):
             return (self.integers(x).float() - self.zero_point) * self.scale
         x = self.prepared(x)
         if self.bits < TYPE_BITS:
-            zero, scale = float(self.zero_point), float(self.scale)
-            x = x.clamp(-zero * scale, (2**self.bits - 1 - zero) * scale)
+            x = x.clamp(self.lowest, self.highest)
         q = torch.onnx.ops.symbolic(
             "QuantizeLinear", (x, self.scale, self.zero_point), dtype=torch.uint8, shape=x.shape
         )

@@ -1,5 +1,5 @@
 """A quantized model as an ONNX file: integers as integers, a pair of QuantizeLinear and DequantizeLinear before every
-product, everything else in float. Written by torch's own exporter; nothing is left of the graph to edit here."""
+product, everything else in float. Written by torch's own exporter; of the graph nothing is left to edit but INT4."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ExportError
+from .int4 import FIRST_OPSET, pack_int4
 from .modules import deployed
 
 INPUT = "images"
 # DequantizeLinear of 4-bit integers stands in the standard since 21.
 DEFAULT_OPSET, LOWEST_OPSET = 21, 18
+STORAGE = ("int8", "int4")
 
 
 class Maps(nn.Module):
@@ -104,9 +106,31 @@ def onnx_model(
     return proto
 
 
-def quantized_onnx(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """:func:`onnx_model` of a calibrated model with its integers stored (:func:`deployed`)."""
-    return onnx_model(deployed(model), *args, **kwargs)
+def quantized_onnx(
+    model: nn.Module, size: tuple[int, int], *, opset: int = DEFAULT_OPSET, weights: str = "int8", **kwargs: Any
+) -> Any:
+    """:func:`onnx_model` of a calibrated model with its integers stored (:func:`deployed`).
+
+    Args:
+        model: Calibrated.
+        size: Height and width of the images.
+        opset: Of ONNX, at least 18; 21 for INT4.
+        weights: How weights of 4 bits are stored, one of :data:`STORAGE`: as ``'int8'``, which engines multiply as
+            integers, or as ``'int4'``, half as large, which engines of today turn into floats again.
+        **kwargs: ``batch`` and ``metadata`` of :func:`onnx_model`.
+
+    Raises:
+        ExportError: See :func:`onnx_model` and :func:`psaq_mm.export.int4.pack_int4`.
+    """
+    if weights == "int4" and opset < FIRST_OPSET:
+        raise ExportError(f"opset {opset} is too old for INT4 weights: use {FIRST_OPSET} or newer")
+    proto = onnx_model(deployed(model), size, opset=opset, **kwargs)
+    if weights == "int4":
+        import onnx
+
+        pack_int4(proto)
+        onnx.checker.check_model(proto, full_check=True)
+    return proto
 
 
 def save_onnx(proto: Any, path: Path) -> None:

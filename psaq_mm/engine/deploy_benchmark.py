@@ -1,0 +1,244 @@
+"""How fast a deployed backbone is: torch and every engine, float and integers, side by side."""
+
+from __future__ import annotations
+
+import copy
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS as HOST_MODELS
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+
+from ..errors import PSAQError, UsageError
+from ..export import ENGINES, Maps, onnx_model, open_session, quantized_onnx, save_onnx
+from ..models import artifact_model, backbone_of, check_image_size, without_downloads
+from ..quantization import calibrating, freeze
+from .checkpoint import how_to_get, load_weights, read_checkpoint
+from .deploy import save_openvino
+from .recipe import recipe_of
+from .timing import cpu, interleaved, memory_growth, ratio
+
+FLOAT, SIMULATED, INTEGER = "fp32", "fake_quantize", "int8"
+SUFFIX = {"onnxruntime": ".onnx", "openvino": ".xml"}
+# name -> (slower, faster) as (engine, precision)
+SPEEDUPS = {
+    "openvino fp32 / int8": (("openvino", FLOAT), ("openvino", INTEGER)),
+    "onnxruntime fp32 / int8": (("onnxruntime", FLOAT), ("onnxruntime", INTEGER)),
+    "torch fp32 / openvino int8": (("torch", FLOAT), ("openvino", INTEGER)),
+    "torch fp32 / onnxruntime int8": (("torch", FLOAT), ("onnxruntime", INTEGER)),
+    "torch fake_quantize / fp32": (("torch", SIMULATED), ("torch", FLOAT)),
+}
+
+Contender = tuple[str, str]
+
+
+def build_backbones(cfg: Config, random: bool = False) -> tuple[Maps, Maps]:
+    """The float and the quantized backbone of a recipe; the quantized one is not calibrated yet.
+
+    Args:
+        cfg: A recipe.
+        random: Whether weights are the initialisation's, which changes no time; else ``load_from`` is loaded.
+
+    Raises:
+        PSAQError: There is no checkpoint.
+    """
+    init_default_scope(cfg.get("default_scope") or "mmengine")
+    described = without_downloads(cfg.model)
+    if cfg.get("data_preprocessor") is not None:
+        described.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
+    artifact = artifact_model(ConfigDict(described), dict(recipe_of(cfg).get("quantization", {})))
+    teacher = HOST_MODELS.build(copy.deepcopy(described))
+    if not random:
+        if not cfg.get("load_from"):
+            raise UsageError("the recipe names no checkpoint: give --checkpoint, or --random for random weights")
+        loaded = read_checkpoint(cfg.load_from, hint=how_to_get(Path(cfg.load_from), cfg) + ", or give --random")
+        load_weights(teacher, loaded["state_dict"], str(cfg.load_from))
+    student = HOST_MODELS.build(copy.deepcopy(artifact))
+    student.load_state_dict(teacher.state_dict(), strict=False)
+    pair = []
+    for model in (teacher, student):
+        model.eval()
+        model.requires_grad_(False)
+        pair.append(Maps(backbone_of(model)[1]))
+    return pair[0], pair[1]
+
+
+def export_pair(teacher: nn.Module, student: nn.Module, size: tuple[int, int], folder: Path) -> dict[Contender, Path]:
+    """Export both backbones for every engine: ``folder/{fp32,int8}.{onnx,xml}``."""
+    files = {}
+    for precision, make, model in ((FLOAT, onnx_model, teacher), (INTEGER, quantized_onnx, student)):
+        proto = make(model, size)
+        for engine in ENGINES:
+            path = folder / f"{precision}{SUFFIX[engine]}"
+            if engine == "openvino":
+                save_openvino(proto, path)
+            else:
+                save_onnx(proto, path)
+            files[engine, precision] = path
+    return files
+
+
+class DeployBenchmark:
+    """Times a recipe's backbone in torch and in every engine, and writes what it finds.
+
+    Args:
+        name: What the rows call the model.
+        teacher: The float backbone.
+        student: The quantized one; it is calibrated here, on noise, since ranges change no time.
+        size: Height and width of the images.
+        folder: For the exported files.
+        threads: Of torch and of the engines.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        teacher: Maps,
+        student: Maps,
+        size: tuple[int, int],
+        folder: Path,
+        threads: int,
+    ) -> None:
+        check_image_size(teacher.parts[0], size)
+        self.name, self.size, self.threads = name, size, threads
+        self.images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+        with calibrating(student), torch.no_grad():
+            student(self.images)
+        freeze(student)
+        self.models = {("torch", FLOAT): teacher, ("torch", SIMULATED): student}
+        self.files = export_pair(teacher, student, size, folder)
+        self.memory: dict[Contender, float | None] = {}
+
+    def contenders(self) -> dict[str, Callable[[], object]]:
+        """What is timed; opening each, and running it once, measures its memory."""
+        calls: dict[str, Callable[[], object]] = {}
+        images = self.images.numpy()
+        for (engine, precision), model in self.models.items():
+            weights = sum(one.numel() * one.element_size() for one in [*model.parameters(), *model.buffers()])
+            with memory_growth() as grown:
+                forward(model, self.images)
+            self.memory[engine, precision] = grown[0] + weights / 2**20 if grown else None
+            calls[f"{engine} {precision}"] = partial(forward, model, self.images)
+        for (engine, precision), path in self.files.items():
+            with memory_growth() as grown:
+                session = open_session(engine, path, self.threads)
+                session.run(images)
+            self.memory[engine, precision] = grown[0] if grown else None
+            calls[f"{engine} {precision}"] = partial(session.run, images)
+        return calls
+
+    def run(self, rounds: int, after: Callable[[], None] | None = None) -> dict[str, Any]:
+        """Time everything.
+
+        Args:
+            rounds: How often; figures are medians.
+            after: Called after every round.
+
+        Returns:
+            ``{"cpu", "threads", "rounds", "rows", "ratios"}``.
+        """
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            seconds = interleaved(self.contenders(), rounds, after=after)
+        finally:
+            torch.set_num_threads(before)
+        size = f"{self.size[0]}x{self.size[1]}"
+        rows = [
+            {
+                "model": self.name,
+                "size": size,
+                "engine": engine,
+                "precision": precision,
+                "seconds_median": round(statistics.median(seconds[f"{engine} {precision}"]), 5),
+                "seconds_quartiles": [round(one, 5) for one in quartiles(seconds[f"{engine} {precision}"])],
+                "file_mib": round(file_mib(path), 3) if (path := self.files.get((engine, precision))) else None,
+                "memory_mib": None if (grown := self.memory[engine, precision]) is None else round(grown, 1),
+            }
+            for engine, precision in [*self.models, *self.files]
+        ]
+        label = f"{self.name} {size}: "
+        ratios = {
+            label + name: round(ratio(seconds[" ".join(slow)], seconds[" ".join(fast)]), 3)
+            for name, (slow, fast) in SPEEDUPS.items()
+        }
+        for engine in ENGINES:
+            share = file_mib(self.files[engine, INTEGER]) / file_mib(self.files[engine, FLOAT])
+            ratios[f"{label}{engine} file int8 / fp32"] = round(share, 3)
+        return {"cpu": cpu(), "threads": self.threads, "rounds": rounds, "rows": rows, "ratios": ratios}
+
+
+@torch.no_grad()
+def forward(model: nn.Module, images: Tensor) -> object:
+    """A forward as evaluation does it."""
+    return model(images)
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """First and third quartile; the value itself twice where there is only one."""
+    if len(values) == 1:
+        return [values[0], values[0]]
+    cuts = statistics.quantiles(values, n=4, method="inclusive")
+    return [cuts[0], cuts[2]]
+
+
+def file_mib(path: Path) -> float:
+    """Size of a model on disk; OpenVINO's are two files."""
+    weights = path.with_suffix(".bin")
+    return (path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" else 0)) / 2**20
+
+
+def read_record(path: Path, threads: int) -> dict[str, Any]:
+    """A record to which rows can be added; an empty one where there is none yet.
+
+    Raises:
+        PSAQError: It is none of this tool's, or of another CPU or number of threads.
+    """
+    if not path.exists():
+        return {"rows": [], "ratios": {}}
+    try:
+        record = json.loads(path.read_text())
+        found = record["cpu"], record["threads"], len(record["rows"]), len(record["ratios"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise PSAQError(f"{path} is no record of tools/benchmark.py: give another --out") from None
+    if found[:2] != (cpu(), threads):
+        raise PSAQError(f"{path} holds times of {found[0]} with {found[1]} threads: give another --out")
+    return record
+
+
+def merge_record(old: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Add what a benchmark found to a record, in the place of older rows of the same model and size."""
+    mine = {(row["model"], row["size"]) for row in found["rows"]}
+    rows = [row for row in old["rows"] if (row["model"], row["size"]) not in mine]
+    labels = tuple(f"{row['model']} {row['size']}: " for row in rows)
+    ratios = {name: value for name, value in old["ratios"].items() if name.startswith(labels)}
+    return {**found, "rows": rows + found["rows"], "ratios": {**ratios, **found["ratios"]}}
+
+
+def benchmark_markdown(record: dict[str, Any]) -> str:
+    """The rows and ratios of a record as Markdown."""
+    lines = [
+        f"{record['cpu']}, {record['threads']} threads, batch 1, medians of {record['rounds']} interleaved rounds.",
+        "",
+        "| model | image | engine | precision | ms | file MiB | memory MiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in record["rows"]:
+        low, high = (f"{1e3 * one:.1f}" for one in row["seconds_quartiles"])
+        file, memory = (
+            "" if row[key] is None else f"{row[key]:.{digits}f}" for key, digits in (("file_mib", 1), ("memory_mib", 0))
+        )
+        took = f"{1e3 * row['seconds_median']:.1f} ({low}-{high})"
+        lines.append(
+            f"| {row['model']} | {row['size']} | {row['engine']} | {row['precision']} | {took} | {file} | {memory} |"
+        )
+    lines += ["", "| ratio | |", "|---|---|"]
+    lines += [f"| {name} | {value:.2f} |" for name, value in record["ratios"].items()]
+    return "\n".join(lines) + "\n"

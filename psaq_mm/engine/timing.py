@@ -1,0 +1,93 @@
+"""Times side by side: contenders in turn in one process, so that a slow moment of the machine meets them all."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+STATUS, CLEAR, CPUINFO = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/cpuinfo")
+# What decides how fast integers are multiplied, from the oldest to the newest.
+INSTRUCTION_SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
+
+
+def interleaved(
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int = 2,
+    after: Callable[[], None] | None = None,
+) -> dict[str, list[float]]:
+    """Wall seconds of every contender in every round.
+
+    Args:
+        contenders: What is called, by name.
+        rounds: How often each is timed.
+        warmup: How often each is called before.
+        after: Called after every round.
+
+    Returns:
+        For every name one value a round, in the rounds' order, so that values of one index lie side by side in time.
+    """
+    for call in contenders.values():
+        for _ in range(warmup):
+            call()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, call in contenders.items():
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+        if after is not None:
+            after()
+    return seconds
+
+
+def ratio(slow: list[float], fast: list[float]) -> float:
+    """How many times faster: the median over rounds of the two contenders' ratio.
+
+    Example: seconds of 2, 2, 6 against 1, 1, 2: ratios 2, 2, 3, median 2.
+    """
+    return statistics.median(one / other for one, other in zip(slow, fast, strict=True))
+
+
+@contextmanager
+def memory_growth() -> Iterator[list[float]]:
+    """What a block adds to the process at its peak.
+
+    Yields:
+        A list that holds the growth of resident memory in MiB when the block ends; it stays empty where the kernel does
+        not say (only Linux does).
+    """
+    grown: list[float] = []
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # else what others freed would be used again unseen
+        CLEAR.write_text("5")
+        before = _resident("VmRSS")
+    except (OSError, AttributeError, StopIteration):
+        yield grown
+        return
+    yield grown
+    grown.append(_resident("VmHWM") - before)
+
+
+def _resident(key: str) -> float:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key + ":"))
+    return int(line.split()[1]) / 1024
+
+
+def cpu() -> str:
+    """Name and instruction sets of the CPU, e.g. ``'AMD EPYC 9R14 (avx2, avx512f, avx512_vnni)'``."""
+    try:
+        lines = [line.partition(":") for line in CPUINFO.read_text().splitlines()]
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {key.strip(): value.strip() for key, _, value in lines}
+    known = (facts.get("flags") or facts.get("Features") or "").split()
+    sets = [name for name in INSTRUCTION_SETS if name in known]
+    return f"{facts.get('model name', platform.machine())} ({', '.join(sets) or 'no SIMD named'})"
