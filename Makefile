@@ -27,7 +27,7 @@ test-full: setup
 	@$(BIN)/python -m pytest
 
 tables: setup
-	@$(BIN)/python tools/tables.py README.md
+	@$(BIN)/python tools/tables.py
 	@$(BIN)/python tools/config_table.py
 
 clean:

@@ -9,13 +9,8 @@ import tempfile
 from pathlib import Path
 
 from psaq_mm.engine.cli import CONSOLE, common_arguments, positive, read_config, run_tool
-from psaq_mm.engine.deploy_benchmark import (
-    DeployBenchmark,
-    benchmark_markdown,
-    build_backbones,
-    merge_record,
-    read_record,
-)
+from psaq_mm.engine.deploy_benchmark import DeployBenchmark, build_backbones
+from psaq_mm.engine.deploy_report import benchmark_markdown, merge_record, read_record
 from psaq_mm.engine.files import save_json, writable_file
 
 

@@ -1,4 +1,4 @@
-"""Write the README's tables from results/*.json, or check that they are up to date."""
+"""Write the tables of the README and the docs from results/*.json, or check that they are up to date."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from psaq_mm.engine.report import fill
 def main() -> int:
     """Parse and call."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("readme", nargs="?", type=Path, default=Path("README.md"))
+    parser.add_argument("pages", nargs="*", type=Path, default=[Path("README.md"), Path("docs/deploy.md")])
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder of NAME.json, for blocks <!-- table:NAME -->"
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the file would change")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     args = parser.parse_args()
-    text = args.readme.read_text()
-    filled = fill(text, args.results)
-    if args.check:
-        if filled != text:
-            print(f"{args.readme} differs from {args.results}: run python tools/tables.py", file=sys.stderr)
-        return int(filled != text)
-    args.readme.write_text(filled)
-    return 0
+    stale = 0
+    for page in args.pages:
+        text = page.read_text()
+        filled = fill(text, args.results)
+        if not args.check:
+            page.write_text(filled)
+        elif filled != text:
+            print(f"{page} differs from {args.results}: run python tools/tables.py", file=sys.stderr)
+            stale = 1
+    return stale
 
 
 if __name__ == "__main__":

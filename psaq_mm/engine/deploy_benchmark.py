@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from mmengine.registry import MODELS as HOST_MODELS
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from ..errors import PSAQError, UsageError
+from ..errors import UsageError
 from ..export import ENGINES, Maps, onnx_model, open_session, quantized_onnx, save_onnx
 from ..models import artifact_model, backbone_of, check_image_size, without_downloads
 from ..quantization import calibrating, freeze
@@ -193,52 +192,3 @@ def file_mib(path: Path) -> float:
     """Size of a model on disk; OpenVINO's are two files."""
     weights = path.with_suffix(".bin")
     return (path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" else 0)) / 2**20
-
-
-def read_record(path: Path, threads: int) -> dict[str, Any]:
-    """A record to which rows can be added; an empty one where there is none yet.
-
-    Raises:
-        PSAQError: It is none of this tool's, or of another CPU or number of threads.
-    """
-    if not path.exists():
-        return {"rows": [], "ratios": {}}
-    try:
-        record = json.loads(path.read_text())
-        found = record["cpu"], record["threads"], len(record["rows"]), len(record["ratios"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise PSAQError(f"{path} is no record of tools/benchmark.py: give another --out") from None
-    if found[:2] != (cpu(), threads):
-        raise PSAQError(f"{path} holds times of {found[0]} with {found[1]} threads: give another --out")
-    return record
-
-
-def merge_record(old: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Add what a benchmark found to a record, in the place of older rows of the same model and size."""
-    mine = {(row["model"], row["size"]) for row in found["rows"]}
-    rows = [row for row in old["rows"] if (row["model"], row["size"]) not in mine]
-    labels = tuple(f"{row['model']} {row['size']}: " for row in rows)
-    ratios = {name: value for name, value in old["ratios"].items() if name.startswith(labels)}
-    return {**found, "rows": rows + found["rows"], "ratios": {**ratios, **found["ratios"]}}
-
-
-def benchmark_markdown(record: dict[str, Any]) -> str:
-    """The rows and ratios of a record as Markdown."""
-    lines = [
-        f"{record['cpu']}, {record['threads']} threads, batch 1, medians of {record['rounds']} interleaved rounds.",
-        "",
-        "| model | image | engine | precision | ms | file MiB | memory MiB |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in record["rows"]:
-        low, high = (f"{1e3 * one:.1f}" for one in row["seconds_quartiles"])
-        file, memory = (
-            "" if row[key] is None else f"{row[key]:.{digits}f}" for key, digits in (("file_mib", 1), ("memory_mib", 0))
-        )
-        took = f"{1e3 * row['seconds_median']:.1f} ({low}-{high})"
-        lines.append(
-            f"| {row['model']} | {row['size']} | {row['engine']} | {row['precision']} | {took} | {file} | {memory} |"
-        )
-    lines += ["", "| ratio | |", "|---|---|"]
-    lines += [f"| {name} | {value:.2f} |" for name, value in record["ratios"].items()]
-    return "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ..errors import PSAQError
 from .arms import ARMS
+from .deploy_report import deploy_tables
 from .results import SCHEMA, Metric, Results, metric_of, results_table
 
 DEMO = re.compile(r"(<!-- demo-output -->\n).*?(<!-- /demo-output -->)", re.DOTALL)
@@ -177,8 +178,9 @@ def fill(text: str, folder: Path) -> str:
     """
 
     def table(match: re.Match[str]) -> str:
-        results = read_results(folder / f"{match['name']}.json")
-        return f"{match[1]}\n{report(results)}\n\n{match[3]}"
+        path = folder / f"{match['name']}.json"
+        shown = deploy_tables(path) if match["name"].startswith("deploy") else report(read_results(path))
+        return f"{match[1]}\n{shown}\n\n{match[3]}"
 
     def demo(match: re.Match[str]) -> str:
         return f"{match[1]}```text\n{closing_table(read_results(folder / 'demo_run.json'))}\n```\n{match[2]}"

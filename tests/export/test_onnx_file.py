@@ -35,13 +35,14 @@ SIZE = 64, 96
 # What can be exported: schemes, widths and grids.
 FORMS = [
     pytest.param({}, id="w8a8"),
-    pytest.param({"weight_bits": 4}, id="w4a8"),
-    pytest.param({"weight_bits": 6, "activation_bits": 6}, id="w6a6"),
-    pytest.param({"weight_bits": 4, "activation_bits": 4}, id="w4a4"),
     pytest.param({"scheme": "psaq"}, id="psaq"),
-    pytest.param({"softmax_granularity": "per_row"}, id="rows"),
-    pytest.param({"norm_inputs": "per_channel", "softmax_grid": "log2"}, id="channels-log2"),
-    pytest.param({"norm_inputs": "per_channel", "norm_migration": 0.5}, id="migration"),
+    pytest.param({"weight_bits": 4, "softmax_granularity": "per_row"}, id="w4a8-rows"),
+    pytest.param({"norm_inputs": "per_channel", "norm_migration": 0.5}, id="w8a8-migration"),
+    pytest.param(
+        {"weight_bits": 6, "activation_bits": 6, "norm_inputs": "per_channel", "softmax_grid": "log2"},
+        id="w6a6-channels-log2",
+    ),
+    pytest.param({"weight_bits": 4, "activation_bits": 4}, id="w4a4"),
 ]
 
 

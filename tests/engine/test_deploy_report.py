@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from psaq_mm.engine.deploy_benchmark import benchmark_markdown, merge_record, read_record
+from psaq_mm.engine.deploy_report import benchmark_markdown, merge_record, read_record
 from psaq_mm.engine.timing import cpu
 from psaq_mm.errors import PSAQError
 

@@ -1,0 +1,105 @@
+"""Whether a deployed model is the simulated one: its maps, and the figures of the host's evaluator."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch import Tensor
+
+from ..errors import UsageError
+from ..export import RuntimeBackbone
+from ..models import backbone_outputs
+from ..quantization import sqnr
+from .deploy import FORMATS, RUNS_ON, Artifact, export
+from .results import metric_of
+
+WIDTHS = {"weight_bits": 8, "activation_bits": 8}
+
+
+def check_parity(
+    name: str, artifact: Artifact, checkpoint: Path, size: tuple[int, int], engines: Sequence[str], images: int = 8
+) -> Iterator[dict[str, Any]]:
+    """Export for every engine, and compare with the simulation.
+
+    Args:
+        name: What the rows call the model.
+        artifact: What was quantized; its config's test set is evaluated on.
+        checkpoint: Its file.
+        size: Height and width that is exported.
+        engines: ``'onnxruntime'``, ``'openvino'``.
+        images: On how many images of the test set the backbone's maps are compared.
+
+    Yields:
+        A row for the simulation and for every engine: ``{"model", "bits", "size", "engine", "sqnr_db", "metrics"}``.
+        ``sqnr_db`` is the signal-to-noise ratio of a level's maps against the simulation's, the lowest of all levels
+        (None for the simulation); metrics are the evaluator's.
+
+    Raises:
+        UsageError: The config has no test set, or the exported size does not hold its images.
+    """
+    cfg = artifact.cfg
+    if not cfg.get("test_dataloader") or not cfg.get("test_evaluator"):
+        raise UsageError(f"{cfg.filename} names no test set: nothing can be evaluated")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        batches = list(first_batches(artifact, images))
+        expected = [simulated(artifact, batch) for batch in batches]
+        bits = "w{weight_bits}a{activation_bits}".format(**{**WIDTHS, **artifact.quantization})
+        row = {"model": name, "bits": bits, "size": f"{size[0]}x{size[1]}"}
+        figures = evaluate(cfg, checkpoint, folder / "simulation")
+        yield {**row, "engine": "simulation", "sqnr_db": None, "metrics": figures}
+        for engine in engines:
+            kind = next(kind for kind, runs_on in RUNS_ON.items() if runs_on == engine)
+            target = folder / f"{engine}{FORMATS[kind]}"
+            written = export(artifact, target, kind, size)
+            if len(written) < 3:
+                raise UsageError("this model has no backbone of its own: it is deployed as one piece")
+            backbone = RuntimeBackbone(str(target), engine)
+            found = [list(backbone(batch)) for batch in batches]
+            figures = evaluate(Config.fromfile(written[1]), written[2], folder / engine)
+            yield {**row, "engine": engine, "sqnr_db": round(lowest_sqnr(expected, found), 1), "metrics": figures}
+
+
+def first_batches(artifact: Artifact, images: int) -> Iterator[Tensor]:
+    """The first images of the test set as the backbone gets them."""
+    described = copy.deepcopy(artifact.cfg.test_dataloader)
+    described.update(num_workers=0, persistent_workers=False)
+    seen = 0
+    for data in Runner.build_dataloader(described):
+        batch = artifact.model.data_preprocessor(data, False)["inputs"]
+        yield batch[: images - seen]
+        seen += len(batch)
+        if seen >= images:
+            return
+
+
+@torch.no_grad()
+def simulated(artifact: Artifact, batch: Tensor) -> list[Tensor]:
+    """The simulation's maps."""
+    return backbone_outputs(artifact.model, batch)
+
+
+def lowest_sqnr(expected: Iterable[list[Tensor]], found: Iterable[list[Tensor]]) -> float:
+    """Decibels of the level that differs most, over all batches."""
+    levels = zip(*expected, strict=True), zip(*found, strict=True)
+    return min(
+        sqnr(torch.cat([one.flatten() for one in ours]), torch.cat([one.flatten() for one in theirs]))
+        for ours, theirs in zip(*levels, strict=True)
+    )
+
+
+def evaluate(cfg: Config, checkpoint: Path, folder: Path) -> dict[str, float]:
+    """The figures of the host's own evaluator that tables show."""
+    cfg = copy.deepcopy(cfg)
+    cfg.work_dir, cfg.experiment_name, cfg.load_from = str(folder), f"parity_{folder.name}", str(checkpoint)
+    if cfg.get("visualizer"):
+        cfg.visualizer.name = cfg.experiment_name
+    figures = Runner.from_cfg(cfg).test()
+    return {key: round(float(value), 4) for key, value in figures.items() if metric_of(key)}

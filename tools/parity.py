@@ -1,0 +1,42 @@
+"""Compare a deployed model with the simulation: the backbone's maps, and the host's evaluator on the test set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from psaq_mm.engine.cli import CONSOLE, positive, read_config, run_tool
+from psaq_mm.engine.deploy import Artifact
+from psaq_mm.engine.deploy_report import merge_parity, parity_markdown, read_parity
+from psaq_mm.engine.files import save_json, writable_file
+from psaq_mm.engine.parity import check_parity
+from psaq_mm.export import ENGINES
+
+
+def main() -> int:
+    """Parse, open, compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="quantized.py of a work dir")
+    parser.add_argument("checkpoint", type=Path, help="quantized.pth of a work dir")
+    parser.add_argument("--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="what is exported")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--images", type=positive, default=8, help="whose maps are compared (default: 8)")
+    parser.add_argument("--name", help="what the rows call the model (default: its checkpoint's folder)")
+    parser.add_argument("-o", "--out", type=Path, default=Path("parity.json"), help="a record, old rows are kept")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    args = parser.parse_args(namespace=argparse.Namespace(cfg_options={}, work_dir=None))
+    record = read_parity(writable_file(args.out))
+    artifact = Artifact(read_config(args), args.checkpoint)
+    height, width = args.size
+    name = args.name or args.checkpoint.resolve().parent.name
+    rows = check_parity(name, artifact, args.checkpoint, (height, width), args.engines, args.images)
+    record = merge_parity(record, list(rows))
+    save_json(record, args.out)
+    CONSOLE.print(parity_markdown(record), soft_wrap=True, markup=False, highlight=False)
+    CONSOLE.print(f"{args.out}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))
