@@ -59,7 +59,7 @@ def test_the_page_takes_a_reader_through(run_here, finished, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished.runner.work_dir, "work_dirs/detector")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save("image.png")
-    assert walk_through(run_here) == 8
+    assert walk_through(run_here) == 9
     assert {path.name for path in Path("deploy").iterdir()} >= {
         "detector.onnx",
         "parity.json",

@@ -18,6 +18,7 @@ from ..export import RuntimeBackbone
 from ..models import backbone_outputs
 from ..quantization import sqnr
 from .deploy import FORMATS, RUNS_ON, Artifact, export
+from .evaluation import evaluate
 from .results import metric_of
 
 WIDTHS = {"weight_bits": 8, "activation_bits": 8}
@@ -45,7 +46,7 @@ def check_parity(
         UsageError: The config has no test set, or the exported size does not hold its images.
     """
     cfg = artifact.cfg
-    if not cfg.get("test_dataloader") or not cfg.get("test_evaluator"):
+    if not cfg.get("test_dataloader"):
         raise UsageError(f"{cfg.filename} names no test set: nothing can be evaluated")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -53,8 +54,8 @@ def check_parity(
         expected = [simulated(artifact, batch) for batch in batches]
         bits = "w{weight_bits}a{activation_bits}".format(**{**WIDTHS, **artifact.quantization})
         row = {"model": name, "bits": bits, "size": f"{size[0]}x{size[1]}"}
-        figures = evaluate(cfg, checkpoint, folder / "simulation")
-        yield {**row, "engine": "simulation", "sqnr_db": None, "metrics": figures}
+        metrics = figures(cfg, checkpoint, folder / "simulation")
+        yield {**row, "engine": "simulation", "sqnr_db": None, "metrics": metrics}
         for engine in engines:
             kind = next(kind for kind, runs_on in RUNS_ON.items() if runs_on == engine)
             target = folder / f"{engine}{FORMATS[kind]}"
@@ -63,8 +64,8 @@ def check_parity(
                 raise UsageError("this model has no backbone of its own: it is deployed as one piece")
             backbone = RuntimeBackbone(str(target), engine)
             found = [list(backbone(batch)) for batch in batches]
-            figures = evaluate(Config.fromfile(written[1]), written[2], folder / engine)
-            yield {**row, "engine": engine, "sqnr_db": round(lowest_sqnr(expected, found), 1), "metrics": figures}
+            metrics = figures(Config.fromfile(written[1]), written[2], folder / engine)
+            yield {**row, "engine": engine, "sqnr_db": round(lowest_sqnr(expected, found), 1), "metrics": metrics}
 
 
 def first_batches(artifact: Artifact, images: int) -> Iterator[Tensor]:
@@ -95,11 +96,7 @@ def lowest_sqnr(expected: Iterable[list[Tensor]], found: Iterable[list[Tensor]])
     )
 
 
-def evaluate(cfg: Config, checkpoint: Path, folder: Path) -> dict[str, float]:
-    """The figures of the host's own evaluator that tables show."""
-    cfg = copy.deepcopy(cfg)
-    cfg.work_dir, cfg.experiment_name, cfg.load_from = str(folder), f"parity_{folder.name}", str(checkpoint)
-    if cfg.get("visualizer"):
-        cfg.visualizer.name = cfg.experiment_name
-    figures = Runner.from_cfg(cfg).test()
-    return {key: round(float(value), 4) for key, value in figures.items() if metric_of(key)}
+def figures(cfg: Config, checkpoint: Path, folder: Path) -> dict[str, float]:
+    """What tables show of the host's evaluation."""
+    found = evaluate(cfg, checkpoint, folder, name=f"parity_{folder.parent.name}_{folder.name}")
+    return {key: round(float(value), 4) for key, value in found.items() if metric_of(key)}

@@ -13,7 +13,10 @@ from mmengine.registry import init_default_scope
 from rich.console import Console
 
 from psaq_mm.engine.cli import read_config
+from psaq_mm.engine.deploy import Artifact
 from psaq_mm.engine.job import Job
+from psaq_mm.engine.parity import check_parity
+from psaq_mm.export import ENGINES
 from tests.conftest import ROOT, named
 
 DEMO = ROOT / "configs" / "demo"
@@ -25,6 +28,7 @@ MODELS = {
     "deit_nano": ("accuracy/top1", 200, 5.0),
 }
 TABLES = {"upernet_deit_nano": "demo_upernet", "upernet_swin_nano": "demo_upernet_swin", "deit_nano": "demo_classifier"}
+SIZES = {"upernet_deit_nano": (128, 128), "upernet_swin_nano": (128, 128), "deit_nano": (64, 64)}
 SHORT = {
     "dfq.images.images": 8,
     "dfq.images.batch_size": 8,
@@ -58,6 +62,16 @@ def test_a_short_run_from_any_folder_keeps_the_recorded_figures(model, tmp_path,
     assert found[0] == pytest.approx(trained(model)[key], abs=tolerance)
     # eight bits and hardly any steps: what calibration alone gives
     assert found[1] == pytest.approx(found[0], abs=3.0)
+    pytest.importorskip("openvino", reason="the extra [deploy] is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra [deploy] is not installed")
+    artifact = tmp_path / "work" / "quantized.py", tmp_path / "work" / "quantized.pth"
+    opened = Artifact(Config.fromfile(artifact[0]), artifact[1])
+    simulated, *deployed = check_parity(model, opened, artifact[1], SIZES[model], ENGINES)
+    assert simulated["metrics"][key] == pytest.approx(found[1], abs=1e-3) and len(deployed) == len(ENGINES)
+    for row in deployed:
+        assert row["sqnr_db"] >= 35, row
+        # in points; one of the classifier's pictures is half a point
+        assert row["metrics"][key] == pytest.approx(found[1], abs=0.5 if key == "accuracy/top1" else 0.3), row
     assert (tmp_path / "work" / "quantized.pth").is_file()
 
 

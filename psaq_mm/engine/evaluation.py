@@ -1,0 +1,40 @@
+"""The host's own evaluation of any of its configs: float, quantized or deployed."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ..errors import UsageError
+from .checkpoint import load_weights, read_checkpoint
+
+
+def evaluate(cfg: Config, checkpoint: str | Path, folder: Path, name: str = "test") -> dict[str, float]:
+    """Run a config's test set through its model, by mmengine's runner.
+
+    Args:
+        cfg: Of a model that a host knows, with a test set.
+        checkpoint: Its weights; all of them, no others.
+        folder: Work dir of the runner.
+        name: What mmengine's logger and visualiser are called, one of its own for every run of a process.
+
+    Returns:
+        The evaluator's figures.
+
+    Raises:
+        UsageError: The config has no test set.
+        PSAQError: The checkpoint cannot be read or is another model's.
+    """
+    if not cfg.get("test_dataloader") or not cfg.get("test_evaluator"):
+        raise UsageError(f"{cfg.filename} names no test set: nothing can be evaluated")
+    loaded = read_checkpoint(checkpoint, hint="give the checkpoint that lies beside the config")
+    cfg = copy.deepcopy(cfg)
+    cfg.work_dir, cfg.experiment_name, cfg.load_from = str(folder), name, None
+    if cfg.get("visualizer"):
+        cfg.visualizer.name = name
+    runner = Runner.from_cfg(cfg)
+    load_weights(runner.model, loaded["state_dict"], str(checkpoint))
+    return runner.test()
