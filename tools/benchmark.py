@@ -8,10 +8,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from psaq_mm.engine.benchmark_report import benchmark_markdown, merge_record, read_record
 from psaq_mm.engine.cli import CONSOLE, common_arguments, positive, read_config, run_tool
-from psaq_mm.engine.deploy_benchmark import DeployBenchmark, build_backbones
-from psaq_mm.engine.deploy_report import benchmark_markdown, merge_record, read_record
+from psaq_mm.engine.deploy_benchmark import DeployBenchmark
 from psaq_mm.engine.files import save_json, writable_file
+from psaq_mm.engine.pair import build_pair
+from psaq_mm.export import Maps
+from psaq_mm.models import backbone_of
 
 
 def main() -> int:
@@ -28,7 +31,7 @@ def main() -> int:
     threads = args.threads or len(os.sched_getaffinity(0))
     record = read_record(writable_file(args.out), threads)
     cfg = read_config(args)
-    teacher, student = build_backbones(cfg, args.random)
+    teacher, student = (Maps(backbone_of(model)[1]) for model in build_pair(cfg, args.random))
     height, width = args.size
     with tempfile.TemporaryDirectory() as folder:
         name = args.name or Path(args.config).stem

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from psaq_mm.engine.benchmark_report import merge_parity, parity_markdown, read_parity
 from psaq_mm.engine.cli import CONSOLE, positive, read_config, run_tool
 from psaq_mm.engine.deploy import Artifact
-from psaq_mm.engine.deploy_report import merge_parity, parity_markdown, read_parity
 from psaq_mm.engine.files import save_json, writable_file
 from psaq_mm.engine.parity import check_parity
 from psaq_mm.export import ENGINES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,19 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS as HOST_MODELS
-from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from ..errors import UsageError
 from ..export import ENGINES, Maps, onnx_model, open_session, quantized_onnx, save_onnx
-from ..models import artifact_model, backbone_of, check_image_size, without_downloads
+from ..models import check_image_size
 from ..quantization import calibrating, freeze
-from .checkpoint import how_to_get, load_weights, read_checkpoint
 from .deploy import save_openvino
-from .recipe import recipe_of
-from .timing import cpu, interleaved, memory_growth, ratio
+from .timing import cpu, interleaved, memory_growth, ratio, threads
 
 FLOAT, SIMULATED, INTEGER = "fp32", "fake_quantize", "int8"
 SUFFIX = {"onnxruntime": ".onnx", "openvino": ".xml"}
@@ -36,37 +29,6 @@ SPEEDUPS = {
 }
 
 Contender = tuple[str, str]
-
-
-def build_backbones(cfg: Config, random: bool = False) -> tuple[Maps, Maps]:
-    """The float and the quantized backbone of a recipe; the quantized one is not calibrated yet.
-
-    Args:
-        cfg: A recipe.
-        random: Whether weights are the initialisation's, which changes no time; else ``load_from`` is loaded.
-
-    Raises:
-        PSAQError: There is no checkpoint.
-    """
-    init_default_scope(cfg.get("default_scope") or "mmengine")
-    described = without_downloads(cfg.model)
-    if cfg.get("data_preprocessor") is not None:
-        described.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
-    artifact = artifact_model(ConfigDict(described), dict(recipe_of(cfg).get("quantization", {})))
-    teacher = HOST_MODELS.build(copy.deepcopy(described))
-    if not random:
-        if not cfg.get("load_from"):
-            raise UsageError("the recipe names no checkpoint: give --checkpoint, or --random for random weights")
-        loaded = read_checkpoint(cfg.load_from, hint=how_to_get(Path(cfg.load_from), cfg) + ", or give --random")
-        load_weights(teacher, loaded["state_dict"], str(cfg.load_from))
-    student = HOST_MODELS.build(copy.deepcopy(artifact))
-    student.load_state_dict(teacher.state_dict(), strict=False)
-    pair = []
-    for model in (teacher, student):
-        model.eval()
-        model.requires_grad_(False)
-        pair.append(Maps(backbone_of(model)[1]))
-    return pair[0], pair[1]
 
 
 def export_pair(teacher: nn.Module, student: nn.Module, size: tuple[int, int], folder: Path) -> dict[Contender, Path]:
@@ -93,7 +55,7 @@ class DeployBenchmark:
         student: The quantized one; it is calibrated here, on noise, since ranges change no time.
         size: Height and width of the images.
         folder: For the exported files.
-        threads: Of torch and of the engines.
+        cores: How many threads torch and the engines get.
     """
 
     def __init__(
@@ -103,10 +65,10 @@ class DeployBenchmark:
         student: Maps,
         size: tuple[int, int],
         folder: Path,
-        threads: int,
+        cores: int,
     ) -> None:
         check_image_size(teacher.parts[0], size)
-        self.name, self.size, self.threads = name, size, threads
+        self.name, self.size, self.threads = name, size, cores
         self.images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
         with calibrating(student), torch.no_grad():
             student(self.images)
@@ -143,12 +105,8 @@ class DeployBenchmark:
         Returns:
             ``{"cpu", "threads", "rounds", "rows", "ratios"}``.
         """
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
+        with threads(self.threads):
             seconds = interleaved(self.contenders(), rounds, after=after)
-        finally:
-            torch.set_num_threads(before)
         size = f"{self.size[0]}x{self.size[1]}"
         rows = [
             {

@@ -13,11 +13,15 @@ from rich.console import Console
 
 from ..errors import PSAQError
 from .arms import ARMS
-from .deploy_report import deploy_tables
+from .benchmark_report import deploy_tables
 from .results import SCHEMA, Metric, Results, metric_of, results_table
 
 DEMO = re.compile(r"(<!-- demo-output -->\n).*?(<!-- /demo-output -->)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+
+# Records of the benchmark tools, which are of other schemas.
+BENCHMARKS = ("deploy", "generation")
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -179,7 +183,7 @@ def fill(text: str, folder: Path) -> str:
 
     def table(match: re.Match[str]) -> str:
         path = folder / f"{match['name']}.json"
-        shown = deploy_tables(path) if match["name"].startswith("deploy") else report(read_results(path))
+        shown = deploy_tables(path) if match["name"].startswith(BENCHMARKS) else report(read_results(path))
         return f"{match[1]}\n{shown}\n\n{match[3]}"
 
     def demo(match: re.Match[str]) -> str:

@@ -23,7 +23,7 @@ def read_record(path: Path, threads: int) -> dict[str, Any]:
         record = json.loads(path.read_text())
         found = record["cpu"], record["threads"], len(record["rows"]), len(record["ratios"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise PSAQError(f"{path} is no record of tools/benchmark.py: give another --out") from None
+        raise PSAQError(f"{path} is no record of this tool: give another --out") from None
     if found[:2] != (cpu(), threads):
         raise PSAQError(f"{path} holds times of {found[0]} with {found[1]} threads: give another --out")
     return record
@@ -34,8 +34,12 @@ def merge_record(old: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     mine = {(row["model"], row["size"]) for row in found["rows"]}
     rows = [row for row in old["rows"] if (row["model"], row["size"]) not in mine]
     labels = tuple(f"{row['model']} {row['size']}: " for row in rows)
-    ratios = {name: value for name, value in old["ratios"].items() if name.startswith(labels)}
-    return {**found, "rows": rows + found["rows"], "ratios": {**ratios, **found["ratios"]}}
+    merged = {**found, "rows": rows + found["rows"]}
+    for part in ("ratios", "errors"):
+        if part in found:
+            kept = {name: value for name, value in old.get(part, {}).items() if name.startswith(labels)}
+            merged[part] = {**kept, **found[part]}
+    return merged
 
 
 def benchmark_markdown(record: dict[str, Any]) -> str:
@@ -114,4 +118,31 @@ def deploy_tables(path: Path) -> str:
         raise PSAQError(f"there is no {path}: make it with tools/benchmark.py or tools/parity.py")
     if path.stem.endswith("parity"):
         return parity_markdown(read_parity(path)).rstrip()
-    return benchmark_markdown(json.loads(path.read_text())).rstrip()
+    show = generation_markdown if path.stem.startswith("generation") else benchmark_markdown
+    return show(json.loads(path.read_text())).rstrip()
+
+
+def generation_markdown(record: dict[str, Any]) -> str:
+    """The rows, ratios and errors of a record of ``tools/benchmark_generation.py``."""
+    lines = [
+        f"{record['cpu']}, {record['threads']} threads, medians of interleaved rounds.",
+        "",
+        "| model | image | batch | what | ms | memory MiB |",
+        "|---|---|---:|---|---:|---:|",
+    ]
+    for row in record["rows"]:
+        memory = "" if row["memory_mib"] is None else f"{row['memory_mib']:.0f}"
+        cells = [
+            row["model"],
+            row["size"],
+            str(row["batch"]),
+            row["what"],
+            f"{1e3 * row['seconds_median']:.1f}",
+            memory,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| ratio | |", "|---|---:|"]
+    lines += [f"| {name} | {value:.2f} |" for name, value in record["ratios"].items()]
+    lines += ["", "| relative error | |", "|---|---:|"]
+    lines += [f"| {name} | {value:.1e} |" for name, value in record["errors"].items()]
+    return "\n".join(lines) + "\n"

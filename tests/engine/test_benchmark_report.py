@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from psaq_mm.engine.deploy_report import benchmark_markdown, merge_record, read_record
+from psaq_mm.engine.benchmark_report import benchmark_markdown, merge_record, read_record
 from psaq_mm.engine.timing import cpu
 from psaq_mm.errors import PSAQError
 
@@ -53,5 +53,5 @@ def test_times_of_another_machine_are_not_mixed(tmp_path):
         read_record(path, 4)
     for text in ("[]", "no json", json.dumps({"rows": []})):
         path.write_text(text)
-        with pytest.raises(PSAQError, match="is no record of tools/benchmark.py"):
+        with pytest.raises(PSAQError, match="is no record of this tool"):
             read_record(path, 2)
