@@ -18,6 +18,7 @@ from ..errors import PSAQError, UsageError
 from ..generation import GenerationError, NonFiniteLossError
 from ..quantization import QuantizationError
 from .packaged import find_config, find_file
+from .termination import Terminated
 
 CONSOLE = Console()
 HOSTS = ("mmdet", "mmseg", "mmpretrain")
@@ -104,7 +105,7 @@ def run_tool(main: Callable[[], int], traceback: bool | None = None) -> int:
         traceback: Whether such errors show where they came from; by default, whether ``--traceback`` was given.
 
     Returns:
-        0 for success, 2 for wrong usage, 1 for failure, 130 for an interrupt.
+        0 for success, 2 for wrong usage, 1 for failure, 130 for an interrupt, 143 for SIGTERM.
     """
     shown = "--traceback" in sys.argv if traceback is None else traceback
     os.environ.setdefault("KMP_WARNINGS", "0")
@@ -117,6 +118,9 @@ def run_tool(main: Callable[[], int], traceback: bool | None = None) -> int:
         if isinstance(error, GenerationError):  # but for what numbers did, it speaks of settings
             return 1 if isinstance(error, NonFiniteLossError) else 2
         return getattr(error, "exit_code", 1)
+    except Terminated as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted: go on with --resume", file=sys.stderr)
         return 130

@@ -12,16 +12,22 @@ from typing import Any
 
 import torch
 
-from ..errors import UsageError
+from ..errors import PSAQError, UsageError
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path beside ``path`` to write to; renames it when the block ends without an error."""
+    """Yields a path beside ``path`` to write to; renames it when the block ends without an error.
+
+    Raises:
+        PSAQError: The disk is full, or gone.
+    """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield scratch
         os.replace(scratch, path)
+    except OSError as error:
+        raise PSAQError(f"cannot write {path} ({error.strerror}): make room for it and go on with --resume") from None
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -35,7 +41,13 @@ def save_json(data: Any, path: Path) -> None:
 def save_tensors(data: Any, path: Path) -> None:
     """``torch.save``, whole or not at all."""
     with replacing(path) as scratch:
-        torch.save(data, scratch)
+        write_tensors(data, scratch)
+
+
+def write_tensors(data: Any, path: Path) -> None:
+    """``torch.save`` through a file of Python's, whose errors say what is wrong; torch's own say where in its code."""
+    with path.open("wb") as file:
+        torch.save(data, file)
 
 
 def save_with(write: Callable[[Path], None], path: Path) -> None:

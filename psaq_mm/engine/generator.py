@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from ..generation import (
+    AttentionTokens,
     FeatureDistance,
     ImagePrior,
+    NonFiniteLossError,
     PatchSimilarityEntropy,
     RollFlip,
     SampleOptimiser,
     rms_differences,
 )
 from ..models import AttentionTaps, OutputFunction, backbone_of, backbone_outputs
+from .guards import Backoff, is_out_of_memory
 from .loops.base import pixel_bounds
 
 if TYPE_CHECKING:
@@ -95,7 +98,7 @@ class ImageGenerator:
             The optimised images, detached. ``self.last`` holds the last step's terms and gradient norms.
 
         Raises:
-            NonFiniteLossError: A term is not finite.
+            NonFiniteLossError: A term is not finite, at ever lower learning rates.
         """
         runner = self.runner
         lower, upper = pixel_bounds(runner.teacher)
@@ -122,16 +125,52 @@ class ImageGenerator:
                 compared = bool(b) and outputs is not None and distance is not None
                 reference = (outputs if compared else backbone_outputs)(runner.teacher, view)
                 goal = None if self.goals is None else self.goals[optimiser.part]
-                terms = {"entropy": self.entropy_weight * self.entropy(taps.take()), "prior": self.prior(view, goal)}
+                entropy = self.entropy_of(taps.take(), optimiser.step_count)
+                terms = {"entropy": self.entropy_weight * entropy, "prior": self.prior(view, goal)}
                 if compared:
                     terms["competition"] = -b * distance(reference, outputs(runner.student, view))
                 return terms
 
             weight = self.balanced(loss, optimiser, competition) if competition else 0.0
+            backoff = Backoff(runner.logger.warning)
             while optimiser.step_count < steps:
-                self.last |= optimiser.step(lambda view: loss(view, weight))
+                try:
+                    self.last |= optimiser.step(lambda view: loss(view, weight))
+                except NonFiniteLossError as error:
+                    backoff.failed(error)
+                    optimiser.lr /= 2
+                    continue
+                except (RuntimeError, MemoryError) as error:
+                    self.make_room(optimiser, error)
+                    continue
+                finally:
+                    taps.take()
+                backoff.passed()
                 after_step(optimiser)
         return optimiser.images.detach()
+
+    def entropy_of(self, layers: list[AttentionTokens], step: int) -> Tensor:
+        """L_PSE.
+
+        Raises:
+            NonFiniteLossError: It is not finite; the message names the first layer at fault.
+        """
+        value = self.entropy(layers)
+        if not torch.isfinite(value):
+            usable = self.entropy.usable(layers)
+            wrong = [one.layer for one in usable if not torch.isfinite(self.entropy.per_layer([one])).all()]
+            raise NonFiniteLossError(f"entropy of layer {wrong[0]}" if wrong else "entropy", step)
+        return value
+
+    def make_room(self, optimiser: SampleOptimiser, error: BaseException) -> None:
+        """Halve the micro-batch after memory ran out, for the rest of the run; other errors are raised again."""
+        size = optimiser.micro_batch or len(optimiser.images)
+        if not is_out_of_memory(error) or size == 1:
+            raise error
+        self.micro_batch = optimiser.micro_batch = (size + 1) // 2
+        self.runner.logger.warning(f"memory ran out: going on with {self.micro_batch} images at a time, not {size}")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def balanced(self, loss: Callable[..., dict[str, Tensor]], optimiser: SampleOptimiser, competition: float) -> float:
         """b, such that b D's gradient on the first chunk of images has the norm ``competition * |grad L_PSE|``."""

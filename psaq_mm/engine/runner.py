@@ -38,6 +38,7 @@ from .files import save_json, writable_folder
 from .recipe import recipe_of
 from .results import timed
 from .state import restore_state, save_state
+from .termination import Termination
 
 HOOKS = ("ProgressHook", "StateHook", "SamplesHook", "CycleLogHook")
 STAGES = {"images": "GenerateLoop", "calibrate": "CalibrateLoop", "cycle": "CycleLoop"}
@@ -107,6 +108,7 @@ class DFQRunner(Runner):
         self.pool = SamplePool(self.options.get("pool_capacity", 1024), seed=self.seed or 0)
         self.state: dict[str, Any] = {}
         self.stages: dict[str, BaseLoop] = {}
+        self.termination = Termination()
         self.seconds: dict[str, float] = {}
         self.checkpoint_meta: dict[str, Any] = {}
         self.shows_progress = bool(self.options.get("quiet", False))
@@ -187,15 +189,17 @@ class DFQRunner(Runner):
 
         Raises:
             PSAQError: Something the user can mend; the message says what.
+            Terminated: SIGTERM came; the state is saved.
         """
         self.call_hook("before_run")
         self.prepare()
         if self._resume:
             restore_state(self)
-        self.run_stage("generate", self.stages["images"])
-        self.run_stage("calibrate", self.stages["calibrate"])
-        self.freeze_untrained()
-        self.run_stage("distil", self.stages["cycle"])
+        with self.termination.listening():
+            self.run_stage("generate", self.stages["images"])
+            self.run_stage("calibrate", self.stages["calibrate"])
+            self.freeze_untrained()
+            self.run_stage("distil", self.stages["cycle"])
         self.measure()
         freeze(self.student)
         self.save()

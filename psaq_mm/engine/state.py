@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.dist import barrier, get_rank
 
 from ..errors import PSAQError, UsageError
 from ..quantization import State, quantizers
-from .files import save_tensors
+from .files import replacing, write_tensors
 
 if TYPE_CHECKING:
     from .runner import DFQRunner
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 def state_path(runner: DFQRunner) -> Path:
     """Where a process keeps its state."""
     return runner.folder / f"dfq_state{get_rank() or ''}.pth"
+
+
+def previous_path(path: Path) -> Path:
+    """Where the state before the newest is kept, in case the newest cannot be read."""
+    return path.with_suffix(".previous.pth")
 
 
 def recipe_hash(runner: DFQRunner) -> str:
@@ -40,7 +47,37 @@ def save_state(runner: DFQRunner) -> None:
         "seconds": dict(runner.seconds),
         "student": runner.student.state_dict(),
     }
-    save_tensors(state, state_path(runner))
+    path = state_path(runner)
+    with replacing(path) as scratch:
+        write_tensors(state, scratch)
+        if path.exists():
+            os.replace(path, previous_path(path))
+
+
+def newest_state(path: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any] | None]:
+    """The newest state that can be read, and where it lies; None where there is none.
+
+    Args:
+        path: Of the newest.
+        warn: Told where the one before it has to do.
+
+    Raises:
+        PSAQError: There are states, and none can be read.
+    """
+    before = previous_path(path)
+    for one in (path, before):
+        if not one.exists():
+            continue
+        try:
+            state = torch.load(one, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
+            continue
+        if one is before:
+            warn(f"{path} is missing or cannot be read: going on from the state before it, {before}")
+        return one, state
+    if path.exists() or before.exists():
+        raise PSAQError(f"{path} cannot be read: delete it and start anew")
+    return path, None
 
 
 def restore_state(runner: DFQRunner) -> None:
@@ -50,14 +87,10 @@ def restore_state(runner: DFQRunner) -> None:
         UsageError: It belongs to another recipe.
         PSAQError: It cannot be read or lacks a part.
     """
-    path = state_path(runner)
-    if not path.exists():
+    path, state = newest_state(state_path(runner), runner.logger.warning)
+    if state is None:
         runner.logger.info("nothing to resume: starting anew")
         return
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
-        raise PSAQError(f"{path} cannot be read: delete it and start anew") from None
     if state.pop("recipe") != recipe_hash(runner):
         raise UsageError(f"{path} belongs to another recipe: leave out --resume or choose another --work-dir")
     pool = state.pop("pool")

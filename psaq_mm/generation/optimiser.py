@@ -46,6 +46,8 @@ class SampleOptimiser:
     Attributes:
         images: The images as they stand.
         part: Which of them ``loss_fn`` is being asked about, for terms that know single images.
+        lr: The peak learning rate, which may be changed between steps.
+        micro_batch: Images per chunk, likewise.
 
     Raises:
         GenerationError: A value lies outside its range.
@@ -143,6 +145,7 @@ class SampleOptimiser:
         return {
             "images": self.images.clone(),
             "adam": copy.deepcopy(self._adam.state_dict()),
+            "lr": self.lr,
             "step": self.step_count,
             "generator": self.generator.get_state(),
         }
@@ -160,6 +163,7 @@ class SampleOptimiser:
             )
         self.images.copy_(state["images"])
         self._adam.load_state_dict(copy.deepcopy(state["adam"]))
+        self.lr = state["lr"]
         self.step_count = state["step"]
         self.generator.set_state(state["generator"].cpu())
 

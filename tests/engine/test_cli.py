@@ -11,6 +11,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 
 from psaq_mm.engine import cli
+from psaq_mm.engine.termination import Terminated
 from psaq_mm.errors import PSAQError, UsageError
 from psaq_mm.generation import GenerationError, NonFiniteLossError
 from psaq_mm.quantization import QuantizationError
@@ -164,7 +165,7 @@ def test_weights_that_are_not_finite(run_dfq, tiny_checkpoint, tmp_path):
     loaded = torch.load(tiny_checkpoint, weights_only=True)
     loaded["state_dict"]["backbone.stages.1.blocks.0.norm1.weight"][0] = float("nan")
     torch.save(loaded, tmp_path / "nan.pth")
-    one_line(run_dfq(None, "--checkpoint", str(tmp_path / "nan.pth")), 1, "'entropy' is not finite at step 0")
+    one_line(run_dfq(None, "--checkpoint", str(tmp_path / "nan.pth")), 1, "is not finite at step 0")
 
 
 def test_a_distance_that_explodes_keeps_the_last_good_state(run_dfq, tmp_path):
@@ -210,6 +211,14 @@ def test_an_interrupt_says_how_to_go_on(capsys):
 
     assert cli.run_tool(main) == 130
     assert "--resume" in capsys.readouterr().err
+
+
+def test_sigterm_says_how_to_go_on(capsys):
+    def main():
+        raise Terminated("terminated: go on with --resume")
+
+    assert cli.run_tool(main) == 143
+    assert capsys.readouterr().err == "terminated: go on with --resume\n"
 
 
 def test_an_error_of_ours_in_the_code_is_not_hidden():

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import copy
+import errno
+import itertools
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.hooks import Hook
 
-from psaq_mm.engine import DFQRunner
+from psaq_mm.engine import DFQRunner, guards
+from psaq_mm.engine import state as state_module
+from psaq_mm.engine.state import newest_state
+from psaq_mm.engine.termination import Terminated
 from psaq_mm.errors import PSAQError, UsageError
-from psaq_mm.generation import FeatureDistance, NonFiniteLossError
+from psaq_mm.generation import FeatureDistance, NonFiniteLossError, PatchSimilarityEntropy
 from tests.conftest import named
 
 # The pool loses images that the distance's constants were measured on.
@@ -139,28 +146,162 @@ def test_a_recipe_without_a_seed_resumes_too(quantize, tmp_path):
     assert quantize(tmp_path, resume=True, options=options).seed == 0
 
 
+class Ask(Stop):
+    """Sends the process SIGTERM instead."""
+
+    def call(self, runner, stage: str = "", **_) -> None:
+        if stage == self.stage:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("stage", "at"),
+    [
+        pytest.param("generate", 1, id="generation"),
+        pytest.param("generate", 4, id="second-batch"),
+        pytest.param("calibrate", 1, id="calibration"),
+        pytest.param("distil", 1, id="generator-steps"),
+        pytest.param("distil", 7, id="student-steps"),
+    ],
+)
+def test_asked_to_end_it_does_so_at_its_next_step(quantize, whole, tmp_path, stage, at):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated, match="go on with --resume"):
+        quantize(tmp_path, Ask("after_stage_step", stage, at))
+    assert signal.getsignal(signal.SIGTERM) is before
+    if stage == "generate":
+        # saved where it stood, not at the last interval of two steps
+        saved = torch.load(tmp_path / "dfq_state.pth", weights_only=True)["generation"]
+        assert 3 * len(saved["done"]) + saved["batch"]["optimiser"]["step"] == at
+    same(quantize(tmp_path, resume=True), whole)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_a_newest_state_that_is_no_good_falls_back_to_the_one_before(quantize, whole, tmp_path, damage):
+    with pytest.raises(KeyboardInterrupt):
+        quantize(tmp_path, STOPS["in-the-second-cycle"]())
+    newest = tmp_path / "dfq_state.pth"
+    assert torch.load(newest, weights_only=True)["cycle"] == 1
+    if damage == "truncated":
+        newest.write_bytes(newest.read_bytes()[:1000])
+    else:
+        newest.unlink()
+    told: list[str] = []
+    path, state = newest_state(newest, told.append)
+    assert path.name == "dfq_state.previous.pth" and "cycle" not in state
+    assert len(told) == 1 and "going on from the state before it" in told[0]
+    same(quantize(tmp_path, resume=True), whole)
+
+
 def test_a_broken_state_says_what_to_do(quantize, tmp_path):
     (tmp_path / "dfq_state.pth").write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(PSAQError, match="dfq_state.pth cannot be read: delete it and start anew"):
         quantize(tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("what", ["value", "gradient"])
-def test_a_loss_that_was_not_finite_once_loses_nothing(quantize, whole, tmp_path, monkeypatch, what):
-    forward, calls = FeatureDistance.forward, []
+def failing(monkeypatch, what: str, calls: range) -> None:
+    """Makes the student's distance, or its gradient, NaN at some of the calls."""
+    forward, count = FeatureDistance.forward, itertools.count(1)
 
     def fails(self, teacher, student):
         value = forward(self, teacher, student)
-        calls.append(1)
-        # a cycle asks 1 + 2 times for the images, where gradients reach no weight, and twice for the student
-        if len(calls) < 10:
+        if next(count) not in calls:
             return value
         return value * float("nan") if what == "value" else value + (value - value.detach()).sqrt()
 
     monkeypatch.setattr(FeatureDistance, "forward", fails)
+
+
+# A cycle asks 1 + 2 times for the images, where gradients reach no weight, and twice for the student.
+SECOND_STUDENT_STEP = 10
+
+
+@pytest.mark.parametrize("what", ["value", "gradient"])
+def test_a_loss_that_stays_not_finite_stops_with_the_last_good_state(quantize, whole, tmp_path, monkeypatch, what):
+    failing(monkeypatch, what, range(SECOND_STUDENT_STEP, 1000))
     with pytest.raises(NonFiniteLossError, match="student distance' is not finite at step 4") as error:
         quantize(tmp_path)
     assert error.value.term == {"value": "student distance", "gradient": "gradient of the student distance"}[what]
     monkeypatch.undo()
     assert torch.load(tmp_path / "dfq_state.pth", weights_only=True)["cycle"] == 1
+    same(quantize(tmp_path, resume=True), whole)
+
+
+@pytest.mark.parametrize("what", ["value", "gradient"])
+def test_a_student_step_that_is_not_finite_once_is_skipped_at_half_the_rate(quantize, tmp_path, monkeypatch, what):
+    failing(monkeypatch, what, range(SECOND_STUDENT_STEP, SECOND_STUDENT_STEP + 1))
+    told: list[str] = []
+    monkeypatch.setattr(guards.Backoff, "__init__", told_backoff(told, guards.Backoff.__init__))
+    runner = quantize(tmp_path)
+    assert len(told) == 1 and "step skipped, learning rate halved (1 of 5 in a row)" in told[0]
+    state = torch.load(tmp_path / "quantized.pth", weights_only=True)["state_dict"]
+    assert all(torch.isfinite(value).all() for key, value in state.items() if not key.endswith("sqnr_db"))
+    assert runner.stage_done("distil")
+
+
+def told_backoff(told: list[str], init):
+    def wrapped(self, warn, scale=1.0):
+        init(self, told.append, scale)
+
+    return wrapped
+
+
+def test_an_entropy_that_is_not_finite_names_its_layer_and_is_tried_again(quantize, tmp_path, monkeypatch):
+    per_layer, count = PatchSimilarityEntropy.per_layer, itertools.count(1)
+
+    def fails(self, layers):
+        values = per_layer(self, layers)
+        # the first step's value is lost; asked for single layers, one says that it is at fault
+        lost = next(count) == 1 or (len(layers) == 1 and "stages.1" in layers[0].layer)
+        return values * float("nan") if lost else values
+
+    monkeypatch.setattr(PatchSimilarityEntropy, "per_layer", fails)
+    told: list[str] = []
+    monkeypatch.setattr(guards.Backoff, "__init__", told_backoff(told, guards.Backoff.__init__))
+    quantize(tmp_path, options={"dfq.cycle.cycles": 0})
+    assert len(told) == 1 and "entropy of layer" in told[0] and "stages.1" in told[0]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=["python", "torch"]
+)
+def test_where_memory_runs_out_fewer_images_are_taken_at_a_time(quantize, tmp_path, monkeypatch, error):
+    forward = PatchSimilarityEntropy.forward
+
+    def fails(self, layers):
+        if len(layers[0].tokens) > 1:
+            raise error
+        return forward(self, layers)
+
+    monkeypatch.setattr(PatchSimilarityEntropy, "forward", fails)
+    options = {"dfq.cycle.cycles": 0}
+    runner = quantize(tmp_path, options=options)
+    assert runner.stages["images"].generator.micro_batch == 1
+    assert torch.isfinite(runner.pool.images).all()
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(quantize, tmp_path, monkeypatch):
+    def fails(self, layers):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(PatchSimilarityEntropy, "forward", fails)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        quantize(tmp_path)
+
+
+def test_a_full_disk_is_one_line_and_the_last_state_resumes(quantize, whole, tmp_path, monkeypatch):
+    write, count = state_module.write_tensors, itertools.count(1)
+
+    def full(data, path):
+        if next(count) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(data, path)
+
+    monkeypatch.setattr(state_module, "write_tensors", full)
+    with pytest.raises(PSAQError, match="dfq_state.pth .No space left on device.: make room for it and go on with"):
+        quantize(tmp_path)
+    monkeypatch.undo()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     same(quantize(tmp_path, resume=True), whole)

@@ -124,7 +124,7 @@ def test_help_names_every_option():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=str)
 def test_a_stopped_process_leaves_no_half_files_and_resumes(written, tmp_path, finished, way):
     config, work = written(), tmp_path / "work"
     process = start(config)
@@ -135,7 +135,7 @@ def test_a_stopped_process_leaves_no_half_files_and_resumes(written, tmp_path, f
     process.communicate(timeout=60)
     if process.returncode == 0:
         pytest.skip("it was done before it could be stopped")
-    assert process.returncode == (130 if way is signal.SIGINT else -way)
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[way]
     assert not (work / "quantized.pth").exists()
     torch.load(work / "dfq_state.pth", weights_only=True)
     done = run(config, "--resume", "auto")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,9 +31,21 @@ class StageLoop(BaseLoop):
         """Tell the hooks that a stage of so many steps begins."""
         self.runner.call_hook("before_stage", stage=stage, total=total)
 
-    def advance(self, stage: str, step: int) -> None:
-        """Tell the hooks that a step of the stage is done."""
+    def advance(self, stage: str, step: int, save: Callable[[], None] | None = None) -> None:
+        """Tell the hooks that a step of the stage is done, and end here if the process was asked to.
+
+        Args:
+            stage: Its name.
+            step: Which step is done.
+            save: Saves the state as it is after this step, for stages that can go on from it.
+
+        Raises:
+            Terminated: The process was asked to end.
+        """
         self.runner.call_hook("after_stage_step", stage=stage, step=step)
+        if self.runner.termination.requested and save is not None:
+            save()
+        self.runner.termination.check()
 
 
 def pixel_bounds(model: torch.nn.Module) -> tuple[Tensor, Tensor]:

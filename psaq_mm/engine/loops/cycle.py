@@ -15,6 +15,7 @@ from ...models import output_function
 from ...quantization import freeze, quantizers, trainable_groups, unfreeze
 from ...registry import LOOPS
 from ..generator import ImageGenerator, gradient_norm
+from ..guards import Backoff
 from .base import StageLoop, pixel_bounds
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class CycleLoop(StageLoop):
             terms |= self.distil(optimizer, cycle)
             runner.state.update(cycle=cycle, optimizer=optimizer.state_dict())
             runner.call_hook("after_cycle", cycle=cycle, cycles=self.cycles, terms=terms)
-        for key in ("optimizer", "distance"):
+        for key in ("optimizer", "distance", "backoff"):
             runner.state.pop(key, None)
         return runner.student
 
@@ -165,33 +166,39 @@ class CycleLoop(StageLoop):
         """The student's half of a cycle.
 
         Raises:
-            NonFiniteLossError: The distance or its gradient is not finite; the student keeps the weights of the step
-                before.
+            NonFiniteLossError: The distance or its gradient is not finite, at ever lower rates; the student keeps the
+                weights of the step before.
         """
         runner = self.runner
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         offset = (cycle - 1) * (self.generator_steps + self.student_steps) + self.generator_steps
         total, losses, norm = self.cycles * self.student_steps, [], 0.0
-        for step in range(1, self.student_steps + 1):
+        backoff = Backoff(runner.logger.warning, runner.state.get("backoff", 1.0))
+        step = 1
+        while step <= self.student_steps:
             decay = 0.5 * (1 + math.cos(math.pi * ((cycle - 1) * self.student_steps + step - 1) / total))
             for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * decay
+                group["lr"] = group["base_lr"] * decay * backoff.scale
             images = runner.pool.sample(self.batch_size, runner.generator).to(runner.device)
             images = self.augment(images, runner.generator)
             with torch.no_grad():
                 reference = self.outputs(runner.teacher, images)
             loss = self.distance(reference, self.outputs(runner.student, images))
-            if not torch.isfinite(loss):
-                raise NonFiniteLossError("student distance", (cycle - 1) * self.student_steps + step)
             optimizer.zero_grad()
             loss.backward()
+            # Averaged before they are looked at, so that all processes skip a step or none.
             all_reduce_params([p.grad for p in parameters if p.grad is not None], op="mean")
             norm = gradient_norm(parameters)
             if not math.isfinite(norm):
-                raise NonFiniteLossError("gradient of the student distance", (cycle - 1) * self.student_steps + step)
+                term = "student distance" if not torch.isfinite(loss) else "gradient of the student distance"
+                backoff.failed(NonFiniteLossError(term, (cycle - 1) * self.student_steps + step))
+                runner.state["backoff"] = backoff.scale
+                continue
+            backoff.passed()
             optimizer.step()
             losses.append(float(loss.detach()))
             self.advance("distil", offset + step)
+            step += 1
         if not losses:
             return {}
         return {"student/distance": sum(losses) / len(losses), "student/distance_grad": norm}

@@ -88,11 +88,15 @@ class GenerateLoop(FillLoop):
     def _batch(self, start, index: int, partial: dict[str, Any]):
         def after(optimiser: SampleOptimiser) -> None:
             step = optimiser.step_count
-            self.advance("generate", index * self.steps + step)
-            if step % self.generator.save_interval == 0:
+
+            def save() -> None:
                 state = {"optimiser": optimiser.state_dict(), "goals": self.generator.goals}
                 self.runner.state["generation"] = {**partial, "batch": state}
                 self.runner.save_state()
+
+            if step % self.generator.save_interval == 0:
+                save()
+            self.advance("generate", index * self.steps + step, save)
 
         return self.generator.optimise(start, self.steps, competition=0.0, after_step=after, resume=partial["batch"])
 
