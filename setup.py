@@ -29,7 +29,7 @@ except ImportError:  # before setuptools 70.1
     from wheel.bdist_wheel import bdist_wheel
 
 ROOT = Path(__file__).resolve().parent
-MIM = {"configs": ("*.py", "*.yml", "*.md", "*.pth"), "tools": ("*.py",), "model-index.yml": ()}
+MIM = {"configs": ("*.py", "*.yml", "*.md", "*.pth"), "tools": ("*.py", "*.sh"), "model-index.yml": ()}
 LARGE = ".pth"
 
 

@@ -65,7 +65,7 @@ def metadata(wheel):
 
 def mim_files() -> set[str]:
     found = {"model-index.yml"}
-    for folder, suffixes in (("configs", (".py", ".pth", ".yml", ".md")), ("tools", (".py",))):
+    for folder, suffixes in (("configs", (".py", ".pth", ".yml", ".md")), ("tools", (".py", ".sh"))):
         files = (path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes)
         found |= {path.relative_to(ROOT).as_posix() for path in files}
     return found
@@ -77,7 +77,7 @@ def below(names: list[str], folder: str) -> set[str]:
 
 def test_it_holds_what_mim_looks_for(wheel):
     expected = mim_files()
-    assert {"configs/mask_rcnn_swin_s_w8a8.py", "configs/metafile.yml", "tools/dfq.py"} <= expected
+    assert {"configs/mask_rcnn_swin_s_w8a8.py", "configs/metafile.yml", "tools/dfq.py", "tools/dist_dfq.sh"} <= expected
     assert below(wheel.namelist(), "psaq_mm/.mim") == expected
 
 
