@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.dist import all_gather, get_rank, is_distributed, is_main_process
+from mmengine.dist import all_gather_object, get_rank, is_distributed, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS as HOST_MODELS
 from mmengine.runner import BaseLoop, Runner
@@ -326,8 +326,9 @@ class DFQRunner(Runner):
 
     def gather(self, parts: list[Tensor]) -> Tensor:
         """All processes' images, in the order of their ranks."""
-        own = torch.cat([part.detach().cpu() for part in parts])
-        return torch.cat([part.cpu() for part in all_gather(own)])
+        own = [part.detach().cpu() for part in parts]
+        # As objects: processes may hold different numbers of images.
+        return torch.cat([part for one in all_gather_object(own) for part in one])
 
     def stage_done(self, stage: str) -> bool:
         """Whether a resumed run has the stage behind it."""

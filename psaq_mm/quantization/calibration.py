@@ -63,7 +63,7 @@ def check_calibrated(model: nn.Module) -> None:
 
 
 @contextmanager
-def calibrating(model: nn.Module) -> Iterator[nn.Module]:
+def calibrating(model: nn.Module, across_processes: bool = False) -> Iterator[nn.Module]:
     """Calibrates a model on what runs through it inside the ``with`` block.
 
     Weights are calibrated on entry, so activations are observed with quantized weights and unquantized activations.
@@ -77,6 +77,8 @@ def calibrating(model: nn.Module) -> Iterator[nn.Module]:
 
     Args:
         model: A model with quantizers; calibrating again starts from nothing.
+        across_processes: Whether all processes of ``torch.distributed`` calibrate the same model, each on batches of
+            its own: ranges are then those of all batches, in every process.
 
     Yields:
         The model.
@@ -96,6 +98,10 @@ def calibrating(model: nn.Module) -> Iterator[nn.Module]:
             quantizer.reset()
         raise
     idle = [name for name, quantizer in observing.items() if not quantizer.has_data]
+    if across_processes:
+        for name, quantizer in observing.items():
+            if name not in idle:
+                quantizer.reduce()
     for name, quantizer in observing.items():
         if name in idle:
             quantizer.reset()

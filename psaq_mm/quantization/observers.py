@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from .errors import QuantizationError
 from .functional import affine_parameters
@@ -84,6 +84,22 @@ class Observer:
             raise QuantizationError("an observer saw no data: run the model on calibration samples first")
         return self.low, self.high
 
+    def reduce(self) -> None:
+        """Merges with the observers of all other processes of ``torch.distributed``, which saw other batches.
+
+        Estimators that average over batches average over those of all processes, with ``n_p`` batches in process p::
+
+            range = sum_p n_p range_p / sum_p n_p
+
+        Raises:
+            QuantizationError: The estimator depends on the order of the batches.
+        """
+        total = torch.tensor(float(self.batches), device=self.low.device)
+        self.low, self.high = self.low * total, self.high * total
+        for one in (total, self.low, self.high):
+            distributed.all_reduce(one)
+        self.low, self.high = self.low / total, self.high / total
+
     def estimate(self, rows: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """The range of one batch, given its rows and their minima and maxima."""
         return low, high
@@ -103,6 +119,12 @@ class MinMaxObserver(Observer):
         """See base class."""
         return torch.minimum(self.low, low), torch.maximum(self.high, high)
 
+    def reduce(self) -> None:
+        """The extremes over all processes."""
+        self.low, self.high = self.low.clone(), self.high.clone()
+        distributed.all_reduce(self.low, distributed.ReduceOp.MIN)
+        distributed.all_reduce(self.high, distributed.ReduceOp.MAX)
+
 
 class EMAObserver(Observer):
     """Exponential moving average of the batches' minima and maxima: ``momentum * old + (1 - momentum) * batch``."""
@@ -110,6 +132,13 @@ class EMAObserver(Observer):
     def merge(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """See base class."""
         return self._average(low, high, 1 - self.spec.momentum)
+
+    def reduce(self) -> None:
+        """Refused: the average depends on the order of the batches, and processes have no common one."""
+        raise QuantizationError(
+            "range estimator 'ema' depends on the order of the batches, which several processes do not share: "
+            "use 'minmax', 'percentile' or 'mse', or one process"
+        )
 
 
 class PercentileObserver(Observer):

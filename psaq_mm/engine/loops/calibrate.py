@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
+from mmengine.dist import all_reduce, get_rank, get_world_size
 from torch import nn
 
 from ...errors import UsageError
@@ -23,6 +25,8 @@ ROUNDINGS = ("nearest", "gptq")
 @LOOPS.register_module()
 class CalibrateLoop(StageLoop):
     """Run the first images of the pool through the student, set every range and round the weights.
+
+    Several processes share the batches; ranges and moments are those of all of them.
 
     Args:
         runner: The runner.
@@ -46,7 +50,13 @@ class CalibrateLoop(StageLoop):
         runner = self.runner
         forward = calibration_function(runner.scope, runner.teacher)
         batches = runner.pool.images[: self.images].split(self.batch_size)
-        passes = [calibrating] if self.rounding == "nearest" else [calibrating, recording_moments]
+        # Where there are fewer batches than processes, each takes all.
+        shared = 1 < get_world_size() <= len(batches)
+        if shared:
+            batches = batches[get_rank() :: get_world_size()]
+        passes: list[Any] = [partial(calibrating, across_processes=shared)]
+        if self.rounding == "gptq":
+            passes.append(recording_moments)
         self.announce("calibrate", len(passes) * len(batches))
         step = 0
         for observe in passes:
@@ -56,5 +66,7 @@ class CalibrateLoop(StageLoop):
                     step += 1
                     self.advance("calibrate", step)
         if self.rounding == "gptq":
+            for moment in seen.values() if shared else ():
+                all_reduce(moment)
             round_weights(seen)
         return runner.student

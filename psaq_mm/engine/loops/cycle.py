@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.dist import all_reduce_params
+from mmengine.dist import all_reduce_params, get_world_size
 from torch import Tensor, nn
 
 from ...errors import UsageError
@@ -33,13 +33,13 @@ class CycleLoop(StageLoop):
         runner: The runner.
         cycles: How many; 0 leaves the student as calibration made it.
         generator_steps: Adam steps on the images in each cycle; 0 keeps the pool as it is.
-        generator_images: How many images each cycle adds to the pool.
+        generator_images: How many images each cycle adds to the pool, over all processes.
         fresh: Which share of them starts anew, as the first images did; the others evolve from the pool's.
         start: What fresh images start from: ``'white'`` or ``'fractal'`` noise.
         generator: The keys of :class:`psaq_mm.engine.generator.ImageGenerator`.
         competition: The share of b D's gradient in the generator's loss, relative to L_PSE's; 0 (b = 0) for none.
         student_steps: Adam steps on the student in each cycle.
-        batch_size: Images of a student step.
+        batch_size: Images of a student step, in each process.
         lr: Adam's rates of ``weight``, ``bias`` and ``scale`` (activation ranges; relative to their size). They fall
             to 0 along a cosine over all cycles.
         augment: The keys of :class:`psaq_mm.generation.RollFlip` for the student's images.
@@ -70,8 +70,10 @@ class CycleLoop(StageLoop):
         if not 0 <= fresh <= 1:
             raise UsageError(f"fresh={fresh} of CycleLoop is a share of the images: use 0 to 1")
         self.cycles, self.student_steps, self.batch_size = cycles, student_steps, batch_size
-        self.generator_steps, self.generator_images = generator_steps, generator_images
-        self.fresh, self.start = round(fresh * generator_images), start
+        self.generator_steps = generator_steps
+        # Each process makes its share, rounded up.
+        self.generator_images = -(-generator_images // get_world_size())
+        self.fresh, self.start = round(fresh * self.generator_images), start
         self.competition = competition
         unknown = sorted(set(lr or {}) - set(RATES))
         if unknown:

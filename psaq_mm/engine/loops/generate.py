@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from torch import Tensor
 
 from ...errors import UsageError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @LOOPS.register_module()
 class GenerateLoop(FillLoop):
-    """Warm the images up with patch-similarity entropy and image prior alone.
+    """Warm the images up with patch-similarity entropy and image prior alone; several processes share them.
 
     Args:
         runner: The runner.
@@ -58,7 +59,8 @@ class GenerateLoop(FillLoop):
         """Fill the pool, from the shared file where there is one."""
         if self.samples is not None and self.samples.exists():
             return self.fill(self.shared(self.samples))
-        sizes = [min(self.batch_size, self.images - start) for start in range(0, self.images, self.batch_size)]
+        own = self.images // get_world_size() + (get_rank() < self.images % get_world_size())
+        sizes = [min(self.batch_size, own - start) for start in range(0, own, self.batch_size)]
         self.announce("generate", len(sizes) * self.steps)
         lower, upper = pixel_bounds(self.runner.teacher)
         partial = self.runner.state.get("generation", {"done": [], "batch": None})
@@ -68,7 +70,7 @@ class GenerateLoop(FillLoop):
             partial["batch"] = None
         images = self.runner.gather(partial["done"])
         self.runner.state.pop("generation", None)
-        if self.samples is not None:
+        if self.samples is not None and is_main_process():
             save_tensors({"state_dict": {"images": images}}, self.samples)
         return self.fill(images)
 
