@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("-o", "--out", type=Path, default=Path("deploy.json"), help="a record, old rows are kept")
     args = parser.parse_args()
     threads = args.threads or len(os.sched_getaffinity(0))
-    record = read_record(writable_file(args.out), threads)
+    record = read_record(writable_file(args.out), threads, "engine")
     cfg = read_config(args)
     teacher, student = (Maps(backbone_of(model)[1]) for model in build_pair(cfg, args.random))
     height, width = args.size

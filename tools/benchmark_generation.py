@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("-o", "--out", type=Path, default=Path("generation_benchmark.json"), help="old rows are kept")
     args = parser.parse_args()
     cores = args.threads or len(os.sched_getaffinity(0))
-    record = read_record(writable_file(args.out), cores)
+    record = read_record(writable_file(args.out), cores, "what")
     cfg = read_config(args)
     teacher, student = build_pair(cfg, args.random)
     height, width = args.size

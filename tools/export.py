@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from psaq_mm.engine.cli import CONSOLE, read_config, run_tool
+from psaq_mm.engine.cli import CONSOLE, positive, read_config, run_tool
 from psaq_mm.engine.deploy import FORMATS, PARTS, Artifact, export
 from psaq_mm.engine.files import writable_file
 from psaq_mm.export import DEFAULT_OPSET, STORAGE
@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("checkpoint", help="quantized.pth of a work dir")
     parser.add_argument("--format", choices=FORMATS, default="onnx")
     parser.add_argument("--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="of the images")
-    parser.add_argument("--batch", type=int, default=1, help="images in a batch (default: 1)")
+    parser.add_argument("--batch", type=positive, default=1, help="images in a batch (default: 1)")
     parser.add_argument("--part", choices=PARTS, default="backbone")
     parser.add_argument("--opset", type=int, default=DEFAULT_OPSET, help=f"of ONNX (default: {DEFAULT_OPSET})")
     parser.add_argument(

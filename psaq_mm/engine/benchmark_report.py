@@ -1,4 +1,4 @@
-"""Records of deployed models, ``deploy.json`` and ``deploy_parity.json``: kept, and shown as Markdown."""
+"""Records of the benchmarks and of parity: kept, and shown as Markdown."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from .results import metric_of
 from .timing import cpu
 
 
-def read_record(path: Path, threads: int) -> dict[str, Any]:
+def read_record(path: Path, threads: int, column: str) -> dict[str, Any]:
     """A record to which rows can be added; an empty one where there is none yet.
+
+    Args:
+        path: Of the record.
+        threads: How many the new rows are for.
+        column: What rows of this tool have and those of others have not.
 
     Raises:
         PSAQError: It is none of this tool's, or of another CPU or number of threads.
@@ -21,8 +26,8 @@ def read_record(path: Path, threads: int) -> dict[str, Any]:
         return {"rows": [], "ratios": {}}
     try:
         record = json.loads(path.read_text())
-        found = record["cpu"], record["threads"], len(record["rows"]), len(record["ratios"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = record["cpu"], record["threads"], record["ratios"].keys(), [row[column] for row in record["rows"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise PSAQError(f"{path} is no record of this tool: give another --out") from None
     if found[:2] != (cpu(), threads):
         raise PSAQError(f"{path} holds times of {found[0]} with {found[1]} threads: give another --out")
@@ -45,7 +50,7 @@ def merge_record(old: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
 def benchmark_markdown(record: dict[str, Any]) -> str:
     """The rows and ratios of a record as Markdown."""
     lines = [
-        f"{record['cpu']}, {record['threads']} threads, batch 1, medians of {record['rounds']} interleaved rounds.",
+        f"{record['cpu']}, {record['threads']} threads, batch 1, medians of interleaved rounds (quartiles).",
         "",
         "| model | image | engine | precision | ms | file MiB | memory MiB |",
         "|---|---|---|---|---|---|---|",

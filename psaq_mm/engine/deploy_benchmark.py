@@ -95,18 +95,17 @@ class DeployBenchmark:
             calls[f"{engine} {precision}"] = partial(session.run, images)
         return calls
 
-    def run(self, rounds: int, after: Callable[[], None] | None = None) -> dict[str, Any]:
+    def run(self, rounds: int) -> dict[str, Any]:
         """Time everything.
 
         Args:
             rounds: How often; figures are medians.
-            after: Called after every round.
 
         Returns:
-            ``{"cpu", "threads", "rounds", "rows", "ratios"}``.
+            ``{"cpu", "threads", "rows", "ratios"}``.
         """
         with threads(self.threads):
-            seconds = interleaved(self.contenders(), rounds, after=after)
+            seconds = interleaved(self.contenders(), rounds)
         size = f"{self.size[0]}x{self.size[1]}"
         rows = [
             {
@@ -114,6 +113,7 @@ class DeployBenchmark:
                 "size": size,
                 "engine": engine,
                 "precision": precision,
+                "rounds": rounds,
                 "seconds_median": round(statistics.median(seconds[f"{engine} {precision}"]), 5),
                 "seconds_quartiles": [round(one, 5) for one in quartiles(seconds[f"{engine} {precision}"])],
                 "file_mib": round(file_mib(path), 3) if (path := self.files.get((engine, precision))) else None,
@@ -129,7 +129,7 @@ class DeployBenchmark:
         for engine in ENGINES:
             share = file_mib(self.files[engine, INTEGER]) / file_mib(self.files[engine, FLOAT])
             ratios[f"{label}{engine} file int8 / fp32"] = round(share, 3)
-        return {"cpu": cpu(), "threads": self.threads, "rounds": rounds, "rows": rows, "ratios": ratios}
+        return {"cpu": cpu(), "threads": self.threads, "rows": rows, "ratios": ratios}
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ def evaluate(cfg: Config, checkpoint: str | Path, folder: Path, name: str = "tes
     loaded = read_checkpoint(checkpoint, hint="give the checkpoint that lies beside the config")
     cfg = copy.deepcopy(cfg)
     cfg.work_dir, cfg.experiment_name, cfg.load_from = str(folder), name, None
+    cfg.resume = False
     if cfg.get("visualizer"):
         cfg.visualizer.name = name
     runner = Runner.from_cfg(cfg)

@@ -20,14 +20,17 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a path beside ``path`` to write to; renames it when the block ends without an error.
 
     Raises:
-        PSAQError: The disk is full, or gone.
+        PSAQError: It cannot be written; the message says why.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    # The suffix stays, since writers look at it.
+    scratch = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield scratch
         os.replace(scratch, path)
     except OSError as error:
-        raise PSAQError(f"cannot write {path} ({error.strerror}): make room for it and go on with --resume") from None
+        raise PSAQError(
+            f"cannot write {path} ({error.strerror or error}): make room for it or give another place"
+        ) from None
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -45,19 +48,25 @@ def save_tensors(data: Any, path: Path) -> None:
 
 
 def write_tensors(data: Any, path: Path) -> None:
-    """``torch.save`` through a file of Python's, whose errors say what is wrong; torch's own say where in its code."""
-    with path.open("wb") as file:
-        torch.save(data, file)
+    """``torch.save`` through a file of Python's, whose errors say what is wrong; torch's own say where in its code.
+
+    Raises:
+        OSError: The disk is full, or gone.
+    """
+    try:
+        with path.open("wb") as file:
+            torch.save(data, file)
+    except RuntimeError as error:
+        # torch closes its archive on the way out, which fails again and hides the first error.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def save_with(write: Callable[[Path], None], path: Path) -> None:
-    """Let ``write`` make the file, whole or not at all; the suffix is kept, since writers look at it."""
-    scratch = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    """Let ``write`` make the file, whole or not at all."""
+    with replacing(path) as scratch:
         write(scratch)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def prove_writable(folder: Path) -> None:

@@ -6,6 +6,7 @@ The dense forms stand here and nowhere else.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import statistics
 import time
@@ -112,8 +113,16 @@ class GenerationBenchmark:
         freeze(student)
         student.requires_grad_(False)
         options = {key: value for key, value in (generator or {}).items() if key != "micro_batch"}
-        runner = SimpleNamespace(teacher=teacher, student=student, device=torch.device("cpu"), generator=seed, seed=0)
-        self.generator = ImageGenerator(runner, **options)  # type: ignore[arg-type]  # all that it asks a runner for
+        # All that the generator asks a runner for.
+        runner = SimpleNamespace(
+            teacher=teacher,
+            student=student,
+            device=torch.device("cpu"),
+            generator=seed,
+            seed=0,
+            logger=logging.getLogger(__name__),
+        )
+        self.generator = ImageGenerator(runner, **options)  # type: ignore[arg-type]
 
     def run(self, loss_rounds: int, step_rounds: int) -> dict[str, Any]:
         """Everything.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..errors import PSAQError
 from ..generation import (
     AttentionTokens,
     FeatureDistance,
@@ -99,6 +100,7 @@ class ImageGenerator:
 
         Raises:
             NonFiniteLossError: A term is not finite, at ever lower learning rates.
+            PSAQError: Memory runs out with a single image.
         """
         runner = self.runner
         lower, upper = pixel_bounds(runner.teacher)
@@ -131,20 +133,18 @@ class ImageGenerator:
                     terms["competition"] = -b * distance(reference, outputs(runner.student, view))
                 return terms
 
-            weight = self.balanced(loss, optimiser, competition) if competition else 0.0
+            weight = 0.0
+            if competition:
+                weight = self.with_room(optimiser, lambda: self.balanced(loss, optimiser, competition))
             backoff = Backoff(runner.logger.warning)
             while optimiser.step_count < steps:
                 try:
-                    self.last |= optimiser.step(lambda view: loss(view, weight))
+                    self.last |= self.with_room(optimiser, lambda: optimiser.step(lambda view: loss(view, weight)))
                 except NonFiniteLossError as error:
+                    taps.take()
                     backoff.failed(error)
                     optimiser.lr /= 2
                     continue
-                except (RuntimeError, MemoryError) as error:
-                    self.make_room(optimiser, error)
-                    continue
-                finally:
-                    taps.take()
                 backoff.passed()
                 after_step(optimiser)
         return optimiser.images.detach()
@@ -162,15 +162,29 @@ class ImageGenerator:
             raise NonFiniteLossError(f"entropy of layer {wrong[0]}" if wrong else "entropy", step)
         return value
 
-    def make_room(self, optimiser: SampleOptimiser, error: BaseException) -> None:
-        """Halve the micro-batch after memory ran out, for the rest of the run; other errors are raised again."""
-        size = optimiser.micro_batch or len(optimiser.images)
-        if not is_out_of_memory(error) or size == 1:
-            raise error
-        self.micro_batch = optimiser.micro_batch = (size + 1) // 2
-        self.runner.logger.warning(f"memory ran out: going on with {self.micro_batch} images at a time, not {size}")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def with_room(self, optimiser: SampleOptimiser, call: Callable[[], Any]) -> Any:
+        """Make a call, again with half as many images at a time as long as memory runs out.
+
+        Raises:
+            PSAQError: It runs out with a single image.
+        """
+        while True:
+            drawn = self.runner.generator.get_state()
+            try:
+                return call()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Behind the block above, since the error's traceback holds what fills the memory.
+            size = optimiser.micro_batch or len(optimiser.images)
+            if size == 1:
+                raise PSAQError("memory runs out with one image at a time: use smaller images (image_size)")
+            self.runner.generator.set_state(drawn)
+            self.taps.take()
+            self.micro_batch = optimiser.micro_batch = (size + 1) // 2
+            self.runner.logger.warning(f"memory ran out: going on with {self.micro_batch} images at a time, not {size}")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     def balanced(self, loss: Callable[..., dict[str, Tensor]], optimiser: SampleOptimiser, competition: float) -> float:
         """b, such that b D's gradient on the first chunk of images has the norm ``competition * |grad L_PSE|``."""

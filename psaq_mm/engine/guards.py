@@ -1,4 +1,4 @@
-"""What a long run survives: steps that are not finite, and batches that do not fit into memory."""
+"""What a long run survives: steps that are not finite, and generation that does not fit into memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIMIT = 5
 class Backoff:
     """Skips steps that are not finite at a halved learning rate, a bounded number of times in a row.
 
-    Example: two failures and a good step leave ``scale`` at 0.25; the fifth failure in a row after that raises.
+    Example: two failures and a good step leave ``scale`` at 0.25; four more are skipped, the fifth in a row raises.
 
     Args:
         warn: Told of every skipped step.

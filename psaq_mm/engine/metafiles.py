@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .report import headline, read_results, values
+from .report import BENCHMARKS, headline, read_results, values
 
 BITS = re.compile(r"_w(\d)a(\d)$")
 # What a task's figures are called by the evaluators.
@@ -30,6 +30,8 @@ def tables(folder: Path) -> dict[str, dict[str, Any]]:
     """The records of ablations by family; where there are several of one, that with most rows."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):
+        if path.stem.startswith(BENCHMARKS):
+            continue
         results = read_results(path)
         name = family(results["config"].removeprefix("configs/").removesuffix(".py"))
         if len(results["rows"]) > len(found.get(name, {}).get("rows", ())):

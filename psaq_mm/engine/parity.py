@@ -43,7 +43,8 @@ def check_parity(
         (None for the simulation); metrics are the evaluator's.
 
     Raises:
-        UsageError: The config has no test set, or the exported size does not hold its images.
+        UsageError: The config has no test set, or its model no backbone of its own.
+        ExportError: An engine is not installed, or the exported size does not hold the images.
     """
     cfg = artifact.cfg
     if not cfg.get("test_dataloader"):
@@ -54,8 +55,8 @@ def check_parity(
         expected = [simulated(artifact, batch) for batch in batches]
         bits = "w{weight_bits}a{activation_bits}".format(**{**WIDTHS, **artifact.quantization})
         row = {"model": name, "bits": bits, "size": f"{size[0]}x{size[1]}"}
-        metrics = figures(cfg, checkpoint, folder / "simulation")
-        yield {**row, "engine": "simulation", "sqnr_db": None, "metrics": metrics}
+        # What cannot be is said before the long evaluations.
+        deployed = {}
         for engine in engines:
             kind = next(kind for kind, runs_on in RUNS_ON.items() if runs_on == engine)
             target = folder / f"{engine}{FORMATS[kind]}"
@@ -64,8 +65,12 @@ def check_parity(
                 raise UsageError("this model has no backbone of its own: it is deployed as one piece")
             backbone = RuntimeBackbone(str(target), engine)
             found = [list(backbone(batch)) for batch in batches]
-            metrics = figures(Config.fromfile(written[1]), written[2], folder / engine)
-            yield {**row, "engine": engine, "sqnr_db": round(lowest_sqnr(expected, found), 1), "metrics": metrics}
+            deployed[engine] = written[1], written[2], round(lowest_sqnr(expected, found), 1)
+        metrics = figures(cfg, checkpoint, folder / "simulation")
+        yield {**row, "engine": "simulation", "sqnr_db": None, "metrics": metrics}
+        for engine, (config, rest, noise) in deployed.items():
+            metrics = figures(Config.fromfile(config), rest, folder / engine)
+            yield {**row, "engine": engine, "sqnr_db": noise, "metrics": metrics}
 
 
 def first_batches(artifact: Artifact, images: int) -> Iterator[Tensor]:

@@ -189,7 +189,7 @@ class DFQRunner(Runner):
 
         Raises:
             PSAQError: Something the user can mend; the message says what.
-            Terminated: SIGTERM came; the state is saved.
+            Terminated: SIGTERM came; the run goes on from the last state saved.
         """
         self.call_hook("before_run")
         self.prepare()
@@ -214,6 +214,7 @@ class DFQRunner(Runner):
         with timed(self.seconds, stage):
             loop.run()
         self.call_hook("after_stage", stage=stage)
+        self.termination.check()
 
     def build_stage(self, key: str, default: str) -> BaseLoop:
         """Build a stage's loop from the config."""

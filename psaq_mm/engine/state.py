@@ -6,12 +6,11 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.dist import barrier, get_rank
+from mmengine.dist import all_gather_object, barrier, get_rank, get_world_size
 
 from ..errors import PSAQError, UsageError
 from ..quantization import State, quantizers
@@ -34,6 +33,8 @@ def previous_path(path: Path) -> Path:
 def recipe_hash(runner: DFQRunner) -> str:
     """What must be equal for a run to be resumed."""
     recipe = {"model": runner.cfg.model.to_dict(), "dfq": runner.options.to_dict(), "seed": runner.seed}
+    if get_world_size() > 1:  # each process has its share of the work
+        recipe["processes"] = get_world_size()
     return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -54,30 +55,41 @@ def save_state(runner: DFQRunner) -> None:
             os.replace(path, previous_path(path))
 
 
-def newest_state(path: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any] | None]:
-    """The newest state that can be read, and where it lies; None where there is none.
-
-    Args:
-        path: Of the newest.
-        warn: Told where the one before it has to do.
+def readable_states(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The newest state and the one before it, those of them that can be read.
 
     Raises:
         PSAQError: There are states, and none can be read.
     """
-    before = previous_path(path)
-    for one in (path, before):
-        if not one.exists():
-            continue
+    found, paths = [], [one for one in (path, previous_path(path)) if one.exists()]
+    for one in paths:
         try:
-            state = torch.load(one, map_location="cpu", weights_only=True)
+            found.append((one, torch.load(one, map_location="cpu", weights_only=True)))
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
             continue
-        if one is before:
-            warn(f"{path} is missing or cannot be read: going on from the state before it, {before}")
-        return one, state
-    if path.exists() or before.exists():
+    if paths and not found:
         raise PSAQError(f"{path} cannot be read: delete it and start anew")
-    return path, None
+    return found
+
+
+def point(state: dict[str, Any]) -> tuple[Any, ...]:
+    """How far a run was: what must be equal in all processes that go on together."""
+    return state["recipe"], *state.get("done", []), state.get("cycle", 0)
+
+
+def common_state(states: list[tuple[Path, dict[str, Any]]]) -> tuple[Path, dict[str, Any]] | None:
+    """The newest state that every process has; None where no process has any.
+
+    Raises:
+        PSAQError: The processes have none in common.
+    """
+    everyones = all_gather_object([point(state) for _, state in states])
+    for path, state in states:
+        if all(point(state) in one for one in everyones):
+            return path, state
+    if any(everyones):
+        raise PSAQError("the processes stopped at different points: delete dfq_state*.pth and start anew")
+    return None
 
 
 def restore_state(runner: DFQRunner) -> None:
@@ -85,12 +97,16 @@ def restore_state(runner: DFQRunner) -> None:
 
     Raises:
         UsageError: It belongs to another recipe.
-        PSAQError: It cannot be read or lacks a part.
+        PSAQError: It cannot be read, lacks a part, or the processes have none in common.
     """
-    path, state = newest_state(state_path(runner), runner.logger.warning)
-    if state is None:
+    newest = state_path(runner)
+    chosen = common_state(readable_states(newest))
+    if chosen is None:
         runner.logger.info("nothing to resume: starting anew")
         return
+    path, state = chosen
+    if path != newest:
+        runner.logger.warning(f"{newest} is missing or cannot be used: going on from the state before it, {path}")
     if state.pop("recipe") != recipe_hash(runner):
         raise UsageError(f"{path} belongs to another recipe: leave out --resume or choose another --work-dir")
     pool = state.pop("pool")

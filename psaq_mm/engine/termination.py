@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Terminated(Exception):
-    """The run was asked to end; its state is saved."""
+    """The run was asked to end; it can be resumed from the last state saved."""
 
     exit_code = 128 + signal.SIGTERM
 

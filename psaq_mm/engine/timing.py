@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 STATUS, CLEAR, CPUINFO = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/cpuinfo")
+REST = 0.1  # seconds
 # What decides how fast integers are multiplied, from the oldest to the newest.
 INSTRUCTION_SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
 
@@ -22,7 +23,6 @@ def interleaved(
     contenders: Mapping[str, Callable[[], object]],
     rounds: int,
     warmup: int = 2,
-    after: Callable[[], None] | None = None,
 ) -> dict[str, list[float]]:
     """Wall seconds of every contender in every round.
 
@@ -30,7 +30,6 @@ def interleaved(
         contenders: What is called, by name.
         rounds: How often each is timed.
         warmup: How often each is called before.
-        after: Called after every round.
 
     Returns:
         For every name one value a round, in the rounds' order, so that values of one index lie side by side in time.
@@ -41,11 +40,11 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, call in contenders.items():
+            # Threads of the contender before go on spinning for a while, on the cores of this one.
+            time.sleep(REST)
             start = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - start)
-        if after is not None:
-            after()
     return seconds
 
 

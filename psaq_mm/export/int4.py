@@ -11,14 +11,11 @@ FIRST_OPSET = 21
 LOWEST, HIGHEST = -8, 7
 
 
-def pack_int4(proto: Any) -> int:
+def pack_int4(proto: Any) -> None:
     """Store every weight whose integers fit into 4 bits as INT4, in place.
 
     Args:
         proto: An ``onnx.ModelProto`` of opset 21 or newer; its weights are INT8 initializers of DequantizeLinear nodes.
-
-    Returns:
-        How many weights were packed.
 
     Raises:
         ExportError: No weight fits.
@@ -30,20 +27,20 @@ def pack_int4(proto: Any) -> int:
     packed, zero_points = set(), set()
     for node in proto.graph.node:
         weight = stored.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        if weight is None or weight.data_type != TensorProto.INT8:
+        if weight is None:
             continue
-        integers = numpy_helper.to_array(weight)
-        if integers.min() < LOWEST or integers.max() > HIGHEST:
-            continue
-        weight.CopyFrom(numpy_helper.from_array(integers.astype(ml_dtypes.int4), weight.name))
-        packed.add(weight.name)
-        # It is zero, which is what is meant where there is none; INT8 would not fit, and other weights may share it.
-        zero_points.update(node.input[2:])
-        del node.input[2:]
+        if weight.data_type == TensorProto.INT8:
+            integers = numpy_helper.to_array(weight)
+            if integers.min() >= LOWEST and integers.max() <= HIGHEST:
+                weight.CopyFrom(numpy_helper.from_array(integers.astype(ml_dtypes.int4), weight.name))
+                packed.add(weight.name)
+        if weight.name in packed:
+            # It is zero, which is what is meant where there is none; INT8 would not fit, and others may share it.
+            zero_points.update(node.input[2:])
+            del node.input[2:]
     if not packed:
         raise ExportError("no weight fits into 4 bits: INT4 is for models quantized at 4 bits or fewer, use int8")
     used = {name for node in proto.graph.node for name in node.input}
     for kind, gone in ((proto.graph.initializer, zero_points - used), (proto.graph.value_info, packed)):
         for one in [one for one in kind if one.name in gone]:
             kind.remove(one)
-    return len(packed)

@@ -146,6 +146,7 @@ class SampleOptimiser:
             "images": self.images.clone(),
             "adam": copy.deepcopy(self._adam.state_dict()),
             "lr": self.lr,
+            "micro_batch": self.micro_batch,
             "step": self.step_count,
             "generator": self.generator.get_state(),
         }
@@ -163,7 +164,7 @@ class SampleOptimiser:
             )
         self.images.copy_(state["images"])
         self._adam.load_state_dict(copy.deepcopy(state["adam"]))
-        self.lr = state["lr"]
+        self.lr, self.micro_batch = state["lr"], state["micro_batch"]
         self.step_count = state["step"]
         self.generator.set_state(state["generator"].cpu())
 

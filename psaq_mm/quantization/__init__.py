@@ -45,7 +45,7 @@ from .observers import (
 )
 from .policy import LayerSpecs, QuantPolicy
 from .quantizer import Quantizer, State, WeightQuantizer
-from .rounding import gptq, recording_moments, round_weights
+from .rounding import gptq, quantized_linears, recording_moments, round_weights
 from .spec import QuantSpec, activation_spec, weight_spec
 
 __all__ = [
@@ -82,6 +82,7 @@ __all__ = [
     "quantize_conv2d",
     "quantize_linear",
     "quantize_model",
+    "quantized_linears",
     "quantizers",
     "recording_moments",
     "recording_sqnr",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from .errors import QuantizationError
 from .modules import QuantizedLayer
@@ -99,6 +99,10 @@ def calibrating(model: nn.Module, across_processes: bool = False) -> Iterator[nn
         raise
     idle = [name for name, quantizer in observing.items() if not quantizer.has_data]
     if across_processes:
+        # A quantizer is merged by all processes or by none, or they would wait for each other forever.
+        everyones: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
+        distributed.all_gather_object(everyones, idle)
+        idle = [name for name in observing if any(name in one for one in everyones)]
         for name, quantizer in observing.items():
             if name not in idle:
                 quantizer.reduce()

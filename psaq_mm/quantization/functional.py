@@ -163,7 +163,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec)
 def _on_cpu(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, spec: QuantSpec) -> Tensor:
     """``fake_quantize`` with nothing learned, in passes that are vectorised: torch's kernels take CPUs value by value.
 
-    The same floats as torch's, bit by bit, and several times faster::
+    For finite values the same floats as torch's, and several times faster::
 
         y = clamp(round(x * (1 / scale)), quant_min - z, quant_max - z) * scale
     """

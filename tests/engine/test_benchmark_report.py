@@ -21,7 +21,7 @@ ROW = {
     "file_mib": None,
     "memory_mib": 7.5,
 }
-RECORD = {"cpu": cpu(), "threads": 2, "rounds": 3, "rows": [ROW], "ratios": {"a 64x64: x": 2.0}}
+RECORD = {"cpu": cpu(), "threads": 2, "rows": [ROW], "ratios": {"a 64x64: x": 2.0}}
 
 
 def test_rows_of_another_model_or_size_stay():
@@ -46,12 +46,12 @@ def test_markdown_shows_spread_and_what_is_unknown():
 
 def test_times_of_another_machine_are_not_mixed(tmp_path):
     path = tmp_path / "deploy.json"
-    assert read_record(path, 2) == {"rows": [], "ratios": {}}
+    assert read_record(path, 2, "engine") == {"rows": [], "ratios": {}}
     path.write_text(json.dumps(RECORD))
-    assert read_record(path, 2) == RECORD
+    assert read_record(path, 2, "engine") == RECORD
     with pytest.raises(PSAQError, match="with 2 threads: give another --out"):
-        read_record(path, 4)
-    for text in ("[]", "no json", json.dumps({"rows": []})):
+        read_record(path, 4, "engine")
+    for text in ("[]", "no json", json.dumps({"rows": []}), json.dumps({**RECORD, "rows": [{"what": "a"}]})):
         path.write_text(text)
         with pytest.raises(PSAQError, match="is no record of this tool"):
-            read_record(path, 2)
+            read_record(path, 2, "engine")

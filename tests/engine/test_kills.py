@@ -14,7 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from psaq_mm.engine.state import newest_state
+from psaq_mm.engine.state import readable_states
 
 KILLS = 20
 LONGER = {
@@ -95,13 +95,14 @@ def test_twenty_kills_change_no_bit(worker, tmp_path):
             process = worker.start(folder)
             time.sleep(chance.uniform(0, 0.5 * seconds))
             if process.exitcode is not None:
+                assert process.exitcode == 0
                 break
             os.kill(process.pid, signal.SIGKILL)
             process.join()
             kills += process.exitcode == -signal.SIGKILL
             states = sorted(folder.glob("dfq_state*.pth"))
             if states and not any((folder / name).exists() for name in FINAL):
-                _, state = newest_state(folder / "dfq_state.pth", lambda text: None)
+                _, state = readable_states(folder / "dfq_state.pth")[0]
                 stages.add(len(state.get("done", [])) + state.get("cycle", 0))
         finish(worker, folder)
         found = tensors(folder)

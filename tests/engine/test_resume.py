@@ -15,7 +15,7 @@ from mmengine.hooks import Hook
 
 from psaq_mm.engine import DFQRunner, guards
 from psaq_mm.engine import state as state_module
-from psaq_mm.engine.state import newest_state
+from psaq_mm.engine.state import common_state, point, readable_states
 from psaq_mm.engine.termination import Terminated
 from psaq_mm.errors import PSAQError, UsageError
 from psaq_mm.generation import FeatureDistance, NonFiniteLossError, PatchSimilarityEntropy
@@ -188,11 +188,23 @@ def test_a_newest_state_that_is_no_good_falls_back_to_the_one_before(quantize, w
         newest.write_bytes(newest.read_bytes()[:1000])
     else:
         newest.unlink()
-    told: list[str] = []
-    path, state = newest_state(newest, told.append)
+    (path, state) = common_state(readable_states(newest))
     assert path.name == "dfq_state.previous.pth" and "cycle" not in state
-    assert len(told) == 1 and "going on from the state before it" in told[0]
-    same(quantize(tmp_path, resume=True), whole)
+    resumed = quantize(tmp_path, resume=True)
+    same(resumed, whole)
+    (log,) = tmp_path.glob(f"{resumed.timestamp}/*.log")
+    assert "going on from the state before it" in log.read_text()
+
+
+def test_processes_go_on_from_what_all_of_them_have(monkeypatch):
+    states = [(Path("newest"), {"recipe": "r", "done": ["generate"], "cycle": 2}), (Path("previous"), {"recipe": "r"})]
+    for theirs, expected in (([point(one) for _, one in states], 0), ([point(states[1][1])], 1)):
+        monkeypatch.setattr(state_module, "all_gather_object", lambda own, theirs=theirs: [own, theirs])
+        assert common_state(states) == states[expected]
+    monkeypatch.setattr(state_module, "all_gather_object", lambda own: [own, []])
+    assert common_state([]) is None
+    with pytest.raises(PSAQError, match="the processes stopped at different points"):
+        common_state(states)
 
 
 def test_a_broken_state_says_what_to_do(quantize, tmp_path):
@@ -300,7 +312,7 @@ def test_a_full_disk_is_one_line_and_the_last_state_resumes(quantize, whole, tmp
         write(data, path)
 
     monkeypatch.setattr(state_module, "write_tensors", full)
-    with pytest.raises(PSAQError, match="dfq_state.pth .No space left on device.: make room for it and go on with"):
+    with pytest.raises(PSAQError, match="dfq_state.pth .No space left on device.: make room for it"):
         quantize(tmp_path)
     monkeypatch.undo()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -27,7 +27,7 @@ def test_every_engine_has_a_row(run_benchmark, tmp_path):
     )
     assert (outcome.code, outcome.err) == (0, "")
     record = json.loads(out.read_text())
-    assert record["threads"] == 1 and record["rounds"] == 2 and record["cpu"]
+    assert record["threads"] == 1 and record["rows"][0]["rounds"] == 2 and record["cpu"]
     rows = {(row["engine"], row["precision"]): row for row in record["rows"]}
     engines = ("torch", "onnxruntime", "openvino")
     assert set(rows) == {(engine, "fp32") for engine in engines} | {("torch", "fake_quantize")} | {

@@ -162,7 +162,7 @@ def test_two_processes_finish_and_agree(written, tmp_path):
     record = json.loads((work / "results.json").read_text())
     assert [row["arm"] for row in record["rows"]] == ["fp32", "psaq"]
     states = [torch.load(work / name, weights_only=True) for name in ("dfq_state.pth", "dfq_state1.pth")]
-    # 4 first images and 2 of the cycle, half of them made by each; gradients are averaged, so the students stay the same
+    # 4 first images and 2 of the cycle, half of them by each; gradients are averaged, so the students stay the same
     assert states[0]["pool"]["images"].shape[0] == 4 + 2
     assert torch.equal(states[0]["pool"]["images"], states[1]["pool"]["images"])
     # float32 all the way, the same operations on both: equal to the bit

@@ -11,7 +11,7 @@ from torch import nn
 
 from ...errors import UsageError
 from ...models import calibration_function
-from ...quantization import calibrating, recording_moments, round_weights
+from ...quantization import calibrating, quantized_linears, quantizers, recording_moments, round_weights
 from ...registry import LOOPS
 from .base import StageLoop
 
@@ -50,8 +50,9 @@ class CalibrateLoop(StageLoop):
         runner = self.runner
         forward = calibration_function(runner.scope, runner.teacher)
         batches = runner.pool.images[: self.images].split(self.batch_size)
-        # Where there are fewer batches than processes, each takes all.
-        shared = 1 < get_world_size() <= len(batches)
+        # Where there are fewer batches than processes, or their order counts, each takes all.
+        ordered = any(quantizer.spec.range == "ema" for _, quantizer in quantizers(runner.student))
+        shared = 1 < get_world_size() <= len(batches) and not ordered
         if shared:
             batches = batches[get_rank() :: get_world_size()]
         passes: list[Any] = [partial(calibrating, across_processes=shared)]
@@ -66,7 +67,8 @@ class CalibrateLoop(StageLoop):
                     step += 1
                     self.advance("calibrate", step)
         if self.rounding == "gptq":
-            for moment in seen.values() if shared else ():
+            for layer in quantized_linears(runner.student) if shared else ():
+                moment = seen.setdefault(layer, layer.weight.new_zeros([layer.in_features] * 2, dtype=torch.float64))
                 all_reduce(moment)
             round_weights(seen)
         return runner.student

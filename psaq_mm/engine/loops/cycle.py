@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.dist import all_reduce_params, get_world_size
+from mmengine.dist import all_reduce, all_reduce_params, get_world_size
 from torch import Tensor, nn
 
 from ...errors import UsageError
@@ -71,9 +71,9 @@ class CycleLoop(StageLoop):
             raise UsageError(f"fresh={fresh} of CycleLoop is a share of the images: use 0 to 1")
         self.cycles, self.student_steps, self.batch_size = cycles, student_steps, batch_size
         self.generator_steps = generator_steps
-        # Each process makes its share, rounded up.
+        # Each process makes its share, rounded up, fresh ones too.
         self.generator_images = -(-generator_images // get_world_size())
-        self.fresh, self.start = round(fresh * self.generator_images), start
+        self.fresh, self.start = -(-round(fresh * generator_images) // get_world_size()), start
         self.competition = competition
         unknown = sorted(set(lr or {}) - set(RATES))
         if unknown:
@@ -190,9 +190,10 @@ class CycleLoop(StageLoop):
             loss.backward()
             # Averaged before they are looked at, so that all processes skip a step or none.
             all_reduce_params([p.grad for p in parameters if p.grad is not None], op="mean")
-            norm = gradient_norm(parameters)
-            if not math.isfinite(norm):
-                term = "student distance" if not torch.isfinite(loss) else "gradient of the student distance"
+            norm, value = gradient_norm(parameters), loss.detach().clone()
+            all_reduce(value)
+            if not math.isfinite(norm) or not torch.isfinite(value):
+                term = "gradient of the student distance" if torch.isfinite(value) else "student distance"
                 backoff.failed(NonFiniteLossError(term, (cycle - 1) * self.student_steps + step))
                 runner.state["backoff"] = backoff.scale
                 continue
