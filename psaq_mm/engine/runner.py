@@ -120,6 +120,17 @@ class DFQRunner(Runner):
             torch.distributed.init_process_group("gloo")
         super().setup_env(env_cfg)
 
+    def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
+        """mmengine's; arguments that a part of the model does not take are one line.
+
+        Raises:
+            UsageError: There are such.
+        """
+        try:
+            return super().build_model(model)
+        except TypeError as error:
+            raise UsageError(f"the config's model cannot be built ({error}): mend its keys") from None
+
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         """The model on its device, never wrapped: the teacher is not trained, and the cycle averages gradients."""
         return model.to(get_device())
