@@ -37,7 +37,7 @@ from .data import build_test_loop
 from .files import save_json, writable_folder
 from .recipe import recipe_of
 from .results import timed
-from .state import restore_state, save_state
+from .state import previous_path, restore_state, save_state, state_path
 from .termination import Termination
 
 HOOKS = ("ProgressHook", "StateHook", "SamplesHook", "CycleLogHook")
@@ -214,6 +214,7 @@ class DFQRunner(Runner):
         self.measure()
         freeze(self.student)
         self.save()
+        previous_path(state_path(self)).unlink(missing_ok=True)
         self.model = self.student
         self.call_hook("after_run")
         return self.student
