@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 from psaq_mm.engine.benchmark_report import benchmark_markdown, merge_record, read_record
-from psaq_mm.engine.cli import CONSOLE, common_arguments, positive, read_config, run_tool
+from psaq_mm.engine.cli import CONSOLE, benchmark_arguments, positive, read_config, run_tool
 from psaq_mm.engine.deploy_benchmark import DeployBenchmark
 from psaq_mm.engine.files import save_json, writable_file
 from psaq_mm.engine.pair import build_pair
@@ -20,22 +19,16 @@ from psaq_mm.models import backbone_of
 def main() -> int:
     """Parse, build, time."""
     parser = argparse.ArgumentParser(description=__doc__)
-    common_arguments(parser)
-    parser.add_argument("--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="of the images")
-    parser.add_argument("--random", action="store_true", help="random weights: no checkpoint is needed")
+    benchmark_arguments(parser, "deploy.json")
     parser.add_argument("--rounds", type=positive, default=20, help="how often each is timed (default: 20)")
-    parser.add_argument("--threads", type=positive, help="default: the cores that the process may use")
-    parser.add_argument("--name", help="what the rows call the model (default: the config's name)")
-    parser.add_argument("-o", "--out", type=Path, default=Path("deploy.json"), help="a record, old rows are kept")
     args = parser.parse_args()
-    threads = args.threads or len(os.sched_getaffinity(0))
-    record = read_record(writable_file(args.out), threads, "engine")
+    record = read_record(writable_file(args.out), args.threads, "engine")
     cfg = read_config(args)
     teacher, student = (Maps(backbone_of(model)[1]) for model in build_pair(cfg, args.random))
     height, width = args.size
     with tempfile.TemporaryDirectory() as folder:
         name = args.name or Path(args.config).stem
-        benchmark = DeployBenchmark(name, teacher, student, (height, width), Path(folder), threads)
+        benchmark = DeployBenchmark(name, teacher, student, (height, width), Path(folder), args.threads)
         with CONSOLE.status("timing"):
             found = benchmark.run(args.rounds)
     record = merge_record(record, found)

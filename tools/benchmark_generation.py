@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from psaq_mm.engine.benchmark_report import generation_markdown, merge_record, read_record
-from psaq_mm.engine.cli import CONSOLE, common_arguments, positive, read_config, run_tool
+from psaq_mm.engine.cli import CONSOLE, benchmark_arguments, positive, read_config, run_tool
 from psaq_mm.engine.files import save_json, writable_file
 from psaq_mm.engine.generation_benchmark import GenerationBenchmark
 from psaq_mm.engine.pair import build_pair
@@ -20,25 +19,19 @@ from psaq_mm.models import backbone_of, check_image_size
 def main() -> int:
     """Parse, build, time."""
     parser = argparse.ArgumentParser(description=__doc__)
-    common_arguments(parser)
-    parser.add_argument("--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="of the images")
+    benchmark_arguments(parser, "generation_benchmark.json")
     parser.add_argument("--batch", type=positive, default=8, help="images (default: 8)")
-    parser.add_argument("--random", action="store_true", help="random weights: no checkpoint is needed")
     parser.add_argument("--loss-rounds", type=positive, default=5, help="of the entropy alone (default: 5)")
     parser.add_argument("--step-rounds", type=positive, default=15, help="generator steps (default: 15)")
-    parser.add_argument("--threads", type=positive, help="default: the cores that the process may use")
-    parser.add_argument("--name", help="what the rows call the model (default: the config's name)")
-    parser.add_argument("-o", "--out", type=Path, default=Path("generation_benchmark.json"), help="old rows are kept")
     args = parser.parse_args()
-    cores = args.threads or len(os.sched_getaffinity(0))
-    record = read_record(writable_file(args.out), cores, "what")
+    record = read_record(writable_file(args.out), args.threads, "what")
     cfg = read_config(args)
     teacher, student = build_pair(cfg, args.random)
     height, width = args.size
     check_image_size(backbone_of(teacher)[1], (height, width))
     options = (recipe_of(cfg).get("images") or {}).get("generator") or {}
     name = args.name or Path(args.config).stem
-    with CONSOLE.status("timing"), threads(cores):
+    with CONSOLE.status("timing"), threads(args.threads):
         benchmark = GenerationBenchmark(name, teacher, student, (height, width), args.batch, dict(options))
         found = benchmark.run(args.loss_rounds, args.step_rounds)
     record = merge_record(record, found)

@@ -35,6 +35,17 @@ def common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
 
 
+def benchmark_arguments(parser: argparse.ArgumentParser, out: str) -> None:
+    """Add the options that the benchmarks share."""
+    common_arguments(parser)
+    parser.add_argument("--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="of the images")
+    parser.add_argument("--random", action="store_true", help="random weights: no checkpoint is needed")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--threads", type=positive, default=cores, help="default: the cores that the process may use")
+    parser.add_argument("--name", help="what the rows call the model (default: the config's name)")
+    parser.add_argument("-o", "--out", type=Path, default=Path(out), help="a record, old rows are kept")
+
+
 def positive(text: str) -> int:
     """A number of things on a command line, at least 1."""
     number = int(text)

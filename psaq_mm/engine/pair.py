@@ -1,19 +1,68 @@
-"""A recipe's float and quantized model without a run: what benchmarks need."""
+"""A recipe's float and quantized model: how a run and the benchmarks get them."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS as HOST_MODELS
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from ..errors import UsageError
+from ..errors import PSAQError, UsageError
+from ..generation import GenerationError
 from ..models import artifact_model, without_downloads
+from ..quantization import QuantizationError
 from .checkpoint import how_to_get, load_weights, read_checkpoint
 from .recipe import recipe_of
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn what quantization and generation say of a wrong setting into a usage error."""
+    try:
+        yield
+    except (QuantizationError, GenerationError) as error:
+        raise UsageError(str(error)) from None
+
+
+def load_teacher(teacher: nn.Module, path: str, cfg: Config, otherwise: str = "") -> dict[str, Any]:
+    """Load the float checkpoint, safely and completely.
+
+    Args:
+        teacher: The float model.
+        path: Of the checkpoint.
+        cfg: Its recipe, which says where a missing one can be had.
+        otherwise: What else can be done about a missing one.
+
+    Returns:
+        What the checkpoint says of itself.
+    """
+    loaded = read_checkpoint(path, hint=how_to_get(Path(path), cfg) + otherwise)
+    load_weights(teacher, loaded["state_dict"], path)
+    return loaded["meta"]
+
+
+def build_student(artifact: ConfigDict, teacher: nn.Module) -> nn.Module:
+    """The quantized model as an artifact config names it, with the teacher's weights, in eval mode.
+
+    Raises:
+        UsageError: The quantization is not valid.
+        PSAQError: The teacher's weights do not fit.
+    """
+    with usage_errors():
+        # A copy, since mmpretrain's models write into their configs.
+        student = HOST_MODELS.build(copy.deepcopy(artifact))
+    missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
+    own = [key for key in missing if "quantizer." not in key]
+    if own or unexpected:
+        raise PSAQError(f"the quantized model does not take the float weights: {(own + list(unexpected))[:3]}")
+    # In eval with gradients on: drop-path or batch statistics would be part of the distance.
+    return student.eval()
 
 
 def build_pair(cfg: Config, random: bool = False) -> tuple[nn.Module, nn.Module]:
@@ -36,10 +85,8 @@ def build_pair(cfg: Config, random: bool = False) -> tuple[nn.Module, nn.Module]
     if not random:
         if not cfg.get("load_from"):
             raise UsageError("the recipe names no checkpoint: give --checkpoint, or --random for random weights")
-        loaded = read_checkpoint(cfg.load_from, hint=how_to_get(Path(cfg.load_from), cfg) + ", or give --random")
-        load_weights(teacher, loaded["state_dict"], str(cfg.load_from))
-    student = HOST_MODELS.build(copy.deepcopy(artifact))
-    student.load_state_dict(teacher.state_dict(), strict=False)
+        load_teacher(teacher, cfg.load_from, cfg, ", or give --random")
+    student = build_student(artifact, teacher)
     for model in (teacher, student):
         model.eval()
         model.requires_grad_(False)

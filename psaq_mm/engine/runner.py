@@ -15,12 +15,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import all_gather_object, get_rank, is_distributed, is_main_process
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS as HOST_MODELS
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
 
 from ..errors import PSAQError, UsageError
-from ..generation import GenerationError, SamplePool
+from ..generation import SamplePool
 from ..models import artifact_model, backbone_of, calibration_function, policy_of, without_downloads
 from ..quantization import (
     CoverageReport,
@@ -32,9 +31,10 @@ from ..quantization import (
     trainable_groups,
 )
 from ..registry import LOOPS, RUNNERS
-from .checkpoint import artifact_config, how_to_get, load_weights, read_checkpoint, save_artifact
+from .checkpoint import artifact_config, save_artifact
 from .data import build_test_loop
 from .files import save_json, writable_folder
+from .pair import build_student, load_teacher, usage_errors
 from .recipe import recipe_of
 from .results import timed
 from .state import previous_path, restore_state, save_state, state_path
@@ -170,10 +170,7 @@ class DFQRunner(Runner):
             return
         if self._load_from is None:
             raise PSAQError("no checkpoint to quantize: set load_from in the config or give --checkpoint")
-        hint = how_to_get(Path(self._load_from), self.cfg)
-        loaded = read_checkpoint(self._load_from, hint=hint)
-        load_weights(self.teacher, loaded["state_dict"], str(self._load_from))
-        self.checkpoint_meta = loaded["meta"]
+        self.checkpoint_meta = load_teacher(self.teacher, str(self._load_from), self.cfg)
         self._has_loaded = True
         self.logger.info(f"loaded {self._load_from}")
 
@@ -239,15 +236,7 @@ class DFQRunner(Runner):
 
     def build_student(self) -> nn.Module:
         """The quantized model as the artifact config names it, with the teacher's weights."""
-        with usage_errors():
-            # A copy, since mmpretrain's models write into their configs.
-            student = HOST_MODELS.build(copy.deepcopy(self.artifact))
-        missing, unexpected = student.load_state_dict(self.teacher.state_dict(), strict=False)
-        own = [key for key in missing if "quantizer." not in key]
-        if own or unexpected:
-            raise PSAQError(f"the quantized model does not take the float weights: {(own + list(unexpected))[:3]}")
-        # In eval with gradients on: drop-path or batch statistics would be part of the distance.
-        return student.to(self.device).eval()
+        return build_student(self.artifact, self.teacher).to(self.device)
 
     def freeze_untrained(self) -> None:
         """Let gradients reach what is trained and nothing else."""
@@ -350,12 +339,3 @@ class DFQRunner(Runner):
     def save_state(self) -> None:
         """Save all that the rest of the run depends on, for ``--resume``."""
         save_state(self)
-
-
-@contextlib.contextmanager
-def usage_errors():
-    """Turn what quantization and generation say of a wrong setting into a usage error."""
-    try:
-        yield
-    except (QuantizationError, GenerationError) as error:
-        raise UsageError(str(error)) from None
