@@ -1,8 +1,8 @@
 """Images for data-free quantization, optimised from noise. Pure torch: nothing of mm*, timm or the rest of the package.
 
-Read in this order: ``tokens`` (what a layer hands over), ``entropy`` (the loss that shapes the images; ``similarity``
-and ``kernel_density`` are its arithmetic), ``prior``, ``augment``, ``optimiser`` (with ``schedule``), ``competition``
-(the teacher-student distance) and ``pool``.
+Read in this order: ``tokens`` (what a layer hands over), ``entropy`` (the loss that shapes the images; ``similarity``,
+``pairs`` and ``kernel_density`` are its arithmetic), ``prior``, ``augment``, ``optimiser`` (with ``schedule``),
+``competition`` (the teacher-student distance) and ``pool``.
 """
 
 from .augment import RollFlip, View

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from .errors import GenerationError
 from .kernel_density import kernel_entropy
-from .similarity import gram_variance, pairwise_variance, similarities, unit_tokens
+from .pairs import pair_variance, similarity_range
+from .similarity import gram_variance, unit_tokens
 from .tokens import AttentionTokens
 
 VARIANTS = ("gaussian", "kde", "v1")
@@ -148,15 +149,16 @@ class PatchSimilarityEntropy(nn.Module):
             return self._gaussian(patches) if self.variant == "gaussian" else self._kde(patches)
 
     def _v1(self, layer: AttentionTokens) -> Tensor:
-        samples = similarities(unit_tokens(layer.without_first().tokens))
-        low, high = samples.detach().aminmax()
-        steps = torch.linspace(0, 1, self.points, dtype=samples.dtype, device=samples.device)
-        return kernel_entropy(samples, low + (high - low) * steps, self.bandwidth, V1_OFFSET)
+        units = unit_tokens(layer.without_first().tokens)
+        low, high = similarity_range(units)
+        steps = torch.linspace(0, 1, self.points, dtype=units.dtype, device=units.device)
+        grid = low + (high - low) * steps
+        return kernel_entropy(units, None, grid, self.bandwidth, V1_OFFSET, full=True)
 
     def _kde(self, patches: AttentionTokens) -> Tensor:
-        samples = similarities(unit_tokens(patches.tokens)).index_select(1, patches.pair_index())
-        grid = torch.linspace(-1, 1, self.points, dtype=samples.dtype, device=samples.device)
-        return kernel_entropy(samples, grid, self.bandwidth, torch.finfo(samples.dtype).tiny)
+        units = unit_tokens(patches.tokens)
+        grid = torch.linspace(-1, 1, self.points, dtype=units.dtype, device=units.device)
+        return kernel_entropy(units, patches.regions, grid, self.bandwidth, torch.finfo(units.dtype).tiny)
 
     def _gaussian(self, patches: AttentionTokens) -> Tensor:
         units = unit_tokens(patches.tokens)
@@ -164,7 +166,7 @@ class PatchSimilarityEntropy(nn.Module):
         if patches.regions is None and count > width:
             variance = gram_variance(units)
         else:
-            variance = pairwise_variance(units, patches.pair_index())
+            variance = pair_variance(units, patches.regions)
         return 0.5 * torch.log(2 * math.pi * math.e * (variance + VARIANCE_EPS))
 
 

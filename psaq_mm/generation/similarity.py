@@ -1,4 +1,4 @@
-"""Cosine similarities between the tokens of a layer, and their variance without forming them."""
+"""Tokens of length 1, and the variance of their cosine similarities without forming them."""
 
 from __future__ import annotations
 
@@ -26,33 +26,8 @@ def unit_tokens(tokens: Tensor) -> Tensor:
     return tokens / norm.clamp(min=NORM_EPS) * (norm > NORM_EPS)
 
 
-def similarities(units: Tensor) -> Tensor:
-    """All inner products within each group, diagonal and both orders included.
-
-    Args:
-        units: Shape ``(batch, groups, N, d)``.
-
-    Returns:
-        Shape ``(batch, groups * N * N)``.
-    """
-    return (units @ units.mT).flatten(1)  # (batch, groups, N, N) -> (batch, groups * N * N)
-
-
-def pairwise_variance(units: Tensor, pairs: Tensor) -> Tensor:
-    """Population variance of the similarities at ``pairs``, formed one by one.
-
-    Args:
-        units: Shape ``(batch, groups, N, d)``.
-        pairs: Shape ``(M,)``, see :meth:`AttentionTokens.pair_index`.
-
-    Returns:
-        Shape ``(batch,)``.
-    """
-    return similarities(units).index_select(1, pairs).var(dim=1, correction=0)  # (batch, M) -> (batch,)
-
-
 def gram_variance(units: Tensor) -> Tensor:
-    """``pairwise_variance`` over all pairs i < j within the groups, in O(N d^2) time and no N x N matrix.
+    """``pair_variance`` over all pairs i < j within the groups, in O(N d^2) time and no N x N matrix.
 
     In one group write ``u_i = m + w_i`` with the mean ``m``, so that ``sum_i w_i = 0``, and ``p_i = <m, w_i>``. Then
     ``g_ij - |m|^2 = p_i + p_j + <w_i, w_j>``, all cross terms vanish in the sum over i and j, and with the d x d Gram

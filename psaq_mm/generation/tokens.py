@@ -64,21 +64,26 @@ class AttentionTokens:
     def pair_count(self) -> int:
         """M, the number of comparable pairs in one image."""
         groups, count = self.tokens.shape[1:3]
-        return groups * count * (count - 1) // 2 if self.regions is None else int(self._pair_mask().sum())
-
-    def pair_index(self) -> Tensor:
-        """Where the comparable pairs stand in a flattened similarity matrix.
-
-        Returns:
-            int64, shape ``(M,)``, indices into ``(groups, N, N)`` flattened; each pair once, no token with itself.
-        """
-        return self._pair_mask().flatten().nonzero().squeeze(1)
-
-    def _pair_mask(self) -> Tensor:
-        groups, count = self.tokens.shape[1:3]
-        upper = torch.ones(count, count, dtype=torch.bool, device=self.tokens.device).triu(diagonal=1)
         if self.regions is None:
-            return upper.expand(groups, count, count)
-        regions = self.regions.to(self.tokens.device)
-        same = regions.unsqueeze(2) == regions.unsqueeze(1)  # (groups, N, N)
-        return upper & same & (regions != PADDING).unsqueeze(2)
+            return groups * count * (count - 1) // 2
+        return int(pair_mask(groups, count, self.regions, self.regions.device).sum())
+
+
+def pair_mask(groups: int, count: int, regions: Tensor | None, device: torch.device) -> Tensor:
+    """Which entries of similarity matrices are comparable pairs; each pair once, no token with itself.
+
+    Args:
+        groups: How many matrices.
+        count: N, their side.
+        regions: Region ids, int64, shape ``(groups, N)``, or None.
+        device: Where the mask is wanted.
+
+    Returns:
+        Boolean, shape ``(groups, N, N)``.
+    """
+    upper = torch.ones(count, count, dtype=torch.bool, device=device).triu(diagonal=1)
+    if regions is None:
+        return upper.expand(groups, count, count)
+    regions = regions.to(device)
+    same = regions.unsqueeze(2) == regions.unsqueeze(1)  # (groups, N, N)
+    return upper & same & (regions != PADDING).unsqueeze(2)

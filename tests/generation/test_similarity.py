@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psaq_mm.generation import AttentionTokens
-from psaq_mm.generation.similarity import gram_variance, pairwise_variance, similarities, unit_tokens
+from psaq_mm.generation.pairs import pair_variance
+from psaq_mm.generation.similarity import gram_variance, unit_tokens
 
 from .reference import cosine, relative_error
 
@@ -21,8 +21,7 @@ def test_variance_of_the_docstrings_example() -> None:
 def test_gram_variance_equals_the_pairwise_one(batch: int, groups: int, count: int, width: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randn(batch, groups, count, width, generator=generator, dtype=torch.float64, requires_grad=True)
-    pairs = AttentionTokens(tokens).pair_index()
-    one, other = gram_variance(unit_tokens(tokens)), pairwise_variance(unit_tokens(tokens), pairs)
+    one, other = gram_variance(unit_tokens(tokens)), pair_variance(unit_tokens(tokens))
     # The same algebra in double precision: 1e-12 is a few thousand roundings of numbers of order 1.
     torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
     gradients = [torch.autograd.grad(value.sum(), tokens)[0] for value in (one, other)]
@@ -34,16 +33,17 @@ def test_gram_variance_survives_alike_tokens_in_float32() -> None:
     # Similarities of 1 - 1e-4: E[g^2] - E[g]^2 would leave no correct digit of a variance of about 1e-9.
     generator = torch.Generator().manual_seed(0)
     tokens = torch.ones(2, 3, 49, 32) + 0.01 * torch.randn(2, 3, 49, 32, generator=generator)
-    expected = pairwise_variance(unit_tokens(tokens.double()), AttentionTokens(tokens).pair_index())
+    expected = pair_variance(unit_tokens(tokens.double()))
     # The tokens' own rounding, 6e-8, against deviations of 1e-2 from their mean: 1e-5; 1e-3 leaves room for squares.
     assert relative_error(gram_variance(unit_tokens(tokens)), expected) < 1e-3
 
 
-def test_similarities_are_cosines_and_never_of_zero_tokens() -> None:
+def test_products_are_cosines_and_never_of_zero_tokens() -> None:
     tokens = torch.randn(1, 1, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     tokens[0, 0, 2] = 0
     tokens.requires_grad_()
-    matrix = similarities(unit_tokens(tokens)).view(3, 3)
+    units = unit_tokens(tokens)
+    matrix = (units @ units.mT)[0, 0]
     torch.testing.assert_close(matrix[0, 1], cosine(tokens[0, 0, 0], tokens[0, 0, 1]))
     assert matrix[2].tolist() == [0, 0, 0]
     (gradient,) = torch.autograd.grad(matrix.sum(), tokens)
