@@ -29,10 +29,9 @@ def main() -> int:
     teacher, student = build_pair(cfg, args.random)
     height, width = args.size
     check_image_size(backbone_of(teacher)[1], (height, width))
-    options = (recipe_of(cfg).get("images") or {}).get("generator") or {}
     name = args.name or Path(args.config).stem
     with CONSOLE.status("timing"), threads(args.threads):
-        benchmark = GenerationBenchmark(name, teacher, student, (height, width), args.batch, dict(options))
+        benchmark = GenerationBenchmark(name, teacher, student, (height, width), args.batch, recipe_of(cfg))
         found = benchmark.run(args.loss_rounds, args.step_rounds)
     record = merge_record(record, found)
     save_json(record, args.out)

@@ -16,8 +16,9 @@ from ..errors import PSAQError, UsageError
 from .arms import ARMS, configure
 from .files import save_with, writable_folder
 from .job import dataset_name
+from .memory import peak_memory_mib, reset_peak_memory
 from .recipe import parse_bits
-from .results import SCHEMA, STAGES, Results, Row, main_metrics, peak_memory_mib, reset_peak_memory
+from .results import SCHEMA, STAGES, Results, Row, main_metrics
 from .runner import DFQRunner
 
 Key = tuple[str, int, int, int]

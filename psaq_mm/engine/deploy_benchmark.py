@@ -15,7 +15,8 @@ from ..export import ENGINES, Maps, onnx_model, open_session, quantized_onnx, sa
 from ..models import check_image_size
 from ..quantization import calibrating, freeze
 from .deploy import save_openvino
-from .timing import cpu, interleaved, memory_growth, ratio, threads
+from .memory import memory_growth
+from .timing import cpu, interleaved, ratio, threads
 
 FLOAT, SIMULATED, INTEGER = "fp32", "fake_quantize", "int8"
 SUFFIX = {"onnxruntime": ".onnx", "openvino": ".xml"}

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from ..generation import AttentionTokens, FeatureDistance, PatchSimilarityEntropy, SampleOptimiser, initial_images
 from ..generation.entropy import V1_BANDWIDTH, V1_OFFSET, V1_POINTS
-from ..models import AttentionTaps, backbone_of, backbone_outputs
+from ..models import AttentionTaps, backbone_of, backbone_outputs, output_function
 from ..quantization import calibrating, freeze
 from .generator import ImageGenerator
 from .loops.base import pixel_bounds
-from .timing import cpu, interleaved, memory_growth, ratio
+from .memory import keep_freed_memory, memory_growth
+from .timing import cpu, interleaved, ratio
 
 Entropy = Callable[[AttentionTokens], Tensor]
 
@@ -90,8 +91,8 @@ class GenerationBenchmark:
         student: The quantized one; calibrated here, on the start images.
         size: Height and width of the images.
         batch: How many images.
-        generator: The recipe's keys of :class:`psaq_mm.engine.generator.ImageGenerator`; the batch is taken whole,
-            whatever its micro-batch.
+        recipe: A ``dfq`` section, of which ``images.generator`` and ``cycle`` count; the batch is taken whole, whatever
+            their micro-batch.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class GenerationBenchmark:
         student: nn.Module,
         size: tuple[int, int],
         batch: int,
-        generator: dict[str, Any] | None = None,
+        recipe: dict[str, Any] | None = None,
     ) -> None:
         self.name, self.size, self.batch = name, f"{size[0]}x{size[1]}", batch
         self.teacher, self.student = teacher, student
@@ -112,9 +113,8 @@ class GenerationBenchmark:
             backbone_outputs(student, self.images)
         freeze(student)
         student.requires_grad_(False)
-        options = {key: value for key, value in (generator or {}).items() if key != "micro_batch"}
         # All that the generator asks a runner for.
-        runner = SimpleNamespace(
+        self.runner = SimpleNamespace(
             teacher=teacher,
             student=student,
             device=torch.device("cpu"),
@@ -122,7 +122,8 @@ class GenerationBenchmark:
             seed=0,
             logger=logging.getLogger(__name__),
         )
-        self.generator = ImageGenerator(runner, **options)  # type: ignore[arg-type]
+        recipe = recipe or {}
+        self.warm_up, self.cycle = recipe.get("images") or {}, recipe.get("cycle") or {}
 
     def run(self, loss_rounds: int, step_rounds: int) -> dict[str, Any]:
         """Everything.
@@ -131,9 +132,16 @@ class GenerationBenchmark:
             ``{"cpu", "threads", "rows", "ratios", "errors"}``; rows are ``{"model", "size", "batch", "what",
             "seconds_median", "memory_mib"}``.
         """
+        # The dense forms as others' code meets them, in a process that knows nothing of us.
         rows, ratios, errors = self.losses(loss_rounds)
-        for competition in (0.0, 1.0):
-            more, factor = self.steps(step_rounds, competition)
+        keep_freed_memory()  # as runs do
+        competition = self.cycle.get("competition", 1.0) or 1.0
+        for what, against, amp in (
+            ("generator step", 0.0, False),
+            ("generator step in bfloat16", 0.0, True),
+            ("generator step with the student", competition, False),
+        ):
+            more, factor = self.steps(what, step_rounds, against, amp)
             rows, ratios = rows + more, ratios | factor
         label = f"{self.name} {self.size}: "
         return {
@@ -183,11 +191,19 @@ class GenerationBenchmark:
         }
         return rows, ratios, errors
 
-    def steps(self, rounds: int, competition: float) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    def steps(
+        self, what: str, rounds: int, competition: float, amp: bool
+    ) -> tuple[list[dict[str, Any]], dict[str, float]]:
         """Generator steps of a real run beside bare passes, which are taken between its steps."""
+        stage = self.cycle if competition else self.warm_up
+        options = {key: value for key, value in (stage.get("generator") or {}).items() if key != "micro_batch"}
+        outputs = output_function(stage.get("place", "backbone"), self.teacher)
+        distance = FeatureDistance(**(stage.get("distance") or {}))
+        with torch.no_grad():
+            distance.fit(outputs(self.teacher, self.images))
         # Copies, since the taps on the generator's teacher would listen to the bare pass too.
         models = [copy.deepcopy(self.teacher), *([self.student] if competition else [])]
-        what = "generator step with the student" if competition else "generator step"
+        generator = ImageGenerator(self.runner, **{**options, "amp": amp})  # type: ignore[arg-type]
         times: dict[str, list[float]] = {what: [], "bare": []}
         started = 0.0
 
@@ -200,15 +216,14 @@ class GenerationBenchmark:
             times["bare"].append(time.perf_counter() - start)
             started = time.perf_counter()
 
-        distance = FeatureDistance()
-        with torch.no_grad():
-            distance.fit(backbone_outputs(self.teacher, self.images))
         started = time.perf_counter()
         # The first step also finds the balance of the competition, and warms up.
-        self.generator.optimise(self.images, rounds + 1, competition, between, backbone_outputs, distance)
+        generator.optimise(self.images, rounds + 1, competition, between, outputs, distance)
         times = {name: seconds[1:] for name, seconds in times.items()}
         passes = "both networks' bare passes" if competition else "bare pass"
-        rows = [self.row(what, times[what], None), self.row(passes, times["bare"], None)]
+        rows = [self.row(what, times[what], None)]
+        if not amp:  # else the row is there already
+            rows.append(self.row(passes, times["bare"], None))
         return rows, {f"{what} / {passes}": ratio(times[what], times["bare"])}
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..errors import PSAQError
 from ..generation import (
     AttentionTokens,
     FeatureDistance,
@@ -20,11 +19,13 @@ from ..generation import (
     rms_differences,
 )
 from ..models import AttentionTaps, OutputFunction, backbone_of, backbone_outputs
-from .guards import Backoff, is_out_of_memory
+from .guards import Backoff, MicroBatch
 from .loops.base import pixel_bounds
 
 if TYPE_CHECKING:
     from .runner import DFQRunner
+
+T = TypeVar("T")
 
 
 class ImageGenerator:
@@ -40,6 +41,8 @@ class ImageGenerator:
         keep_smoothness: Whether every image's target is the neighbour difference that it starts with, rather than
             one drawn for all: flat images stay flat, busy ones busy.
         augment: The keys of :class:`psaq_mm.generation.RollFlip`.
+        amp: Whether the teacher computes in bfloat16 (autocast) in steps without a student; the entropy stays float32.
+            Against a student it never does: its own rounding would be the distance.
         micro_batch: Images per forward pass; None takes the batch whole.
         gradient_every: How often each term's gradient norm is measured, in steps.
         save_interval: How often the state is saved, in steps.
@@ -55,11 +58,12 @@ class ImageGenerator:
         prior: dict[str, Any] | None = None,
         keep_smoothness: bool = False,
         augment: dict[str, Any] | None = None,
+        amp: bool = False,
         micro_batch: int | None = None,
         gradient_every: int = 10,
         save_interval: int = 50,
     ) -> None:
-        self.runner = runner
+        self.runner, self.amp = runner, amp
         self.lr, self.warmup, self.entropy_weight = lr, warmup, entropy_weight
         self.entropy = PatchSimilarityEntropy(**(entropy or {}))
         self.prior = ImagePrior(**(prior or {}))
@@ -67,10 +71,12 @@ class ImageGenerator:
         self.prior.draw(torch.Generator().manual_seed(runner.seed or 0))
         self.keep_smoothness = keep_smoothness
         self.augment = RollFlip(**(augment or {}))
-        self.micro_batch, self.gradient_every, self.save_interval = micro_batch, gradient_every, save_interval
+        self.micro_batch = MicroBatch(runner.logger.warning, micro_batch)
+        self.gradient_every, self.save_interval = gradient_every, save_interval
         self.taps = AttentionTaps(backbone_of(runner.teacher)[1])
         self.last: dict[str, float] = {}
         self.goals: Tensor | None = None
+        self.balance = 0.0
 
     def optimise(
         self,
@@ -93,7 +99,7 @@ class ImageGenerator:
             after_step: Called with the optimiser after each step.
             outputs: What teacher and student are compared on; needed where b is not 0.
             distance: D; needed where b is not 0.
-            resume: ``{"optimiser": state dict, "goals": self.goals}`` to go on from.
+            resume: What :meth:`state_dict` gave, to go on from; the images to start from then only say how many.
 
         Returns:
             The optimised images, detached. ``self.last`` holds the last step's terms and gradient norms.
@@ -113,19 +119,21 @@ class ImageGenerator:
             warmup=min(self.warmup, steps // 2),
             augment=self.augment,
             generator=runner.generator,
-            micro_batch=self.micro_batch,
+            micro_batch=self.micro_batch.size,
             log_gradients=True,
             gradient_every=self.gradient_every,
         )
         self.goals = rms_differences(optimiser.images).mean(1) if self.keep_smoothness else None
+        self.balance = 0.0
         if resume is not None:
             optimiser.load_state_dict(resume["optimiser"])
-            self.goals = resume["goals"]
+            self.goals, self.balance = resume["goals"], resume["balance"]
         with self.taps as taps:
 
             def loss(view: Tensor, b: float) -> dict[str, Tensor]:
                 compared = bool(b) and outputs is not None and distance is not None
-                reference = (outputs if compared else backbone_outputs)(runner.teacher, view)
+                with torch.autocast(view.device.type, torch.bfloat16, enabled=self.amp and not compared):
+                    reference = (outputs if compared else backbone_outputs)(runner.teacher, view)
                 goal = None if self.goals is None else self.goals[optimiser.part]
                 entropy = self.entropy_of(taps.take(), optimiser.step_count)
                 terms = {"entropy": self.entropy_weight * entropy, "prior": self.prior(view, goal)}
@@ -133,13 +141,14 @@ class ImageGenerator:
                     terms["competition"] = -b * distance(reference, outputs(runner.student, view))
                 return terms
 
-            weight = 0.0
-            if competition:
-                weight = self.with_room(optimiser, lambda: self.balanced(loss, optimiser, competition))
+            if competition and resume is None:
+                self.balance = self.with_room(optimiser, lambda: self.balanced(loss, optimiser, competition))
             backoff = Backoff(runner.logger.warning)
             while optimiser.step_count < steps:
                 try:
-                    self.last |= self.with_room(optimiser, lambda: optimiser.step(lambda view: loss(view, weight)))
+                    self.last |= self.with_room(
+                        optimiser, lambda: optimiser.step(lambda view: loss(view, self.balance))
+                    )
                 except NonFiniteLossError as error:
                     taps.take()
                     backoff.failed(error)
@@ -148,6 +157,10 @@ class ImageGenerator:
                 backoff.passed()
                 after_step(optimiser)
         return optimiser.images.detach()
+
+    def state_dict(self, optimiser: SampleOptimiser) -> dict[str, Any]:
+        """What the rest of a batch's steps depend on: the optimiser, the images' smoothness and b."""
+        return {"optimiser": optimiser.state_dict(), "goals": self.goals, "balance": self.balance}
 
     def entropy_of(self, layers: list[AttentionTokens], step: int) -> Tensor:
         """L_PSE.
@@ -162,33 +175,27 @@ class ImageGenerator:
             raise NonFiniteLossError(f"entropy of layer {wrong[0]}" if wrong else "entropy", step)
         return value
 
-    def with_room(self, optimiser: SampleOptimiser, call: Callable[[], Any]) -> Any:
-        """Make a call, again with half as many images at a time as long as memory runs out.
+    def with_room(self, optimiser: SampleOptimiser, call: Callable[[], T]) -> T:
+        """Make a call that passes the optimiser's images through the networks, fewer at a time if memory runs out.
 
         Raises:
             PSAQError: It runs out with a single image.
         """
-        while True:
-            drawn = self.runner.generator.get_state()
-            try:
-                return call()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            # Behind the block above, since the error's traceback holds what fills the memory.
-            size = optimiser.micro_batch or len(optimiser.images)
-            if size == 1:
-                raise PSAQError("memory runs out with one image at a time: use smaller images (image_size)")
+        drawn = self.runner.generator.get_state()
+
+        def attempt(size: int) -> T:
+            optimiser.micro_batch = size
+            return call()
+
+        def undo() -> None:
             self.runner.generator.set_state(drawn)
             self.taps.take()
-            self.micro_batch = optimiser.micro_batch = (size + 1) // 2
-            self.runner.logger.warning(f"memory ran out: going on with {self.micro_batch} images at a time, not {size}")
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+
+        return self.micro_batch.run(len(optimiser.images), attempt, undo)
 
     def balanced(self, loss: Callable[..., dict[str, Tensor]], optimiser: SampleOptimiser, competition: float) -> float:
         """b, such that b D's gradient on the first chunk of images has the norm ``competition * |grad L_PSE|``."""
-        optimiser.part = slice(self.micro_batch)
+        optimiser.part = slice(optimiser.micro_batch)
         view = optimiser.images[optimiser.part].detach().requires_grad_(True)
         terms = loss(view, 1.0)
         if "competition" not in terms:

@@ -11,7 +11,8 @@ from mmengine.runner import BaseLoop
 from rich.console import Console
 from rich.table import Table
 
-from .results import Results, Row, peak_memory_mib, reset_peak_memory, results_table
+from .memory import peak_memory_mib, reset_peak_memory
+from .results import Results, Row, results_table
 from .runner import DFQRunner
 
 

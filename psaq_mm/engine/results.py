@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,21 +133,6 @@ def results_table(results: Results) -> Table:
             row.arm, bits, str(row.seed), *figures, f"{sum(row.seconds.values()):.0f}", str(row.peak_memory_mib)
         )
     return table
-
-
-def reset_peak_memory() -> None:
-    """Start a new measurement of the peak, where the system allows it (Linux; otherwise the process's own peak)."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_mib() -> int:
-    """Highest resident memory since the last reset, in MiB."""
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) // 1024
-    except (OSError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from ..registry import LOOPS, RUNNERS
 from .checkpoint import artifact_config, save_artifact
 from .data import build_test_loop
 from .files import save_json, writable_folder
+from .memory import keep_freed_memory
 from .pair import build_student, load_teacher, usage_errors
 from .recipe import recipe_of
 from .results import timed
@@ -181,6 +182,7 @@ class DFQRunner(Runner):
         """
         if self.stages:
             return
+        keep_freed_memory()
         self.load_or_resume()
         self.teacher.eval().requires_grad_(False)
         # The student last: it would speak of names in the policy where the backbone itself is not supported.
@@ -252,7 +254,8 @@ class DFQRunner(Runner):
         """Record every quantizer's SQNR on the calibration images, and the coverage."""
         forward = calibration_function(self.scope, self.teacher)
         with recording_sqnr(self.student), torch.no_grad():
-            for batch in self.pool.images[:32].split(8):
+            # As many together as calibration had room for.
+            for batch in self.pool.images[:32].split(min(8, self.stages["calibrate"].micro_batch.size or 8)):
                 forward(self.student, batch.to(self.device))
         prefix, part = backbone_of(self.student) if self.scope == "backbone" else ("", self.student)
         self.coverage = coverage(part, self.policy, prefix=prefix)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import platform
 import statistics
 import time
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-STATUS, CLEAR, CPUINFO = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/cpuinfo")
+CPUINFO = Path("/proc/cpuinfo")
 REST = 0.1  # seconds
 # What decides how fast integers are multiplied, from the oldest to the newest.
 INSTRUCTION_SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
@@ -65,32 +63,6 @@ def ratio(slow: list[float], fast: list[float]) -> float:
     Example: seconds of 2, 2, 6 against 1, 1, 2: ratios 2, 2, 3, median 2.
     """
     return statistics.median(one / other for one, other in zip(slow, fast, strict=True))
-
-
-@contextmanager
-def memory_growth() -> Iterator[list[float]]:
-    """What a block adds to the process at its peak.
-
-    Yields:
-        A list that holds the growth of resident memory in MiB when the block ends; it stays empty where the kernel does
-        not say (only Linux does).
-    """
-    grown: list[float] = []
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # else what others freed would be used again unseen
-        CLEAR.write_text("5")
-        before = _resident("VmRSS")
-    except (OSError, AttributeError, StopIteration):
-        yield grown
-        return
-    yield grown
-    grown.append(_resident("VmHWM") - before)
-
-
-def _resident(key: str) -> float:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key + ":"))
-    return int(line.split()[1]) / 1024
 
 
 def cpu() -> str:

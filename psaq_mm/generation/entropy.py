@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .errors import GenerationError
 from .kernel_density import kernel_entropy
-from .pairs import pair_variance, similarity_range
+from .pairs import pair_variance
 from .similarity import gram_variance, unit_tokens
 from .tokens import AttentionTokens
 
@@ -150,10 +150,7 @@ class PatchSimilarityEntropy(nn.Module):
 
     def _v1(self, layer: AttentionTokens) -> Tensor:
         units = unit_tokens(layer.without_first().tokens)
-        low, high = similarity_range(units)
-        steps = torch.linspace(0, 1, self.points, dtype=units.dtype, device=units.device)
-        grid = low + (high - low) * steps
-        return kernel_entropy(units, None, grid, self.bandwidth, V1_OFFSET, full=True)
+        return kernel_entropy(units, None, self.points, self.bandwidth, V1_OFFSET)
 
     def _kde(self, patches: AttentionTokens) -> Tensor:
         units = unit_tokens(patches.tokens)

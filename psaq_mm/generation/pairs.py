@@ -18,12 +18,12 @@ BLOCK = 1 << 18
 
 @dataclass(frozen=True)
 class PairBlock:
-    """Some rows of some groups' similarity matrices, right of the first row's diagonal element.
+    """Some rows of some groups' similarity matrices, from the first row's diagonal element on.
 
     Attributes:
         groups: Which groups.
         rows: Which tokens are compared with those behind them.
-        index: Where the block's pairs stand in its flattened ``(groups, rows, columns)``, int64, shape ``(m,)``.
+        index: Where the block's pairs stand in its flattened ``(g, r, c)``, int64, shape ``(m,)``.
     """
 
     groups: slice
@@ -39,11 +39,11 @@ class PairBlock:
         rows, columns = self.sides(units)
         return (rows @ columns.mT).flatten(1).index_select(1, self.index)
 
-    def add_gradient(self, slope: Tensor, units: Tensor, result: Tensor) -> None:
-        """Add to ``result``, as large as ``units``, what ``slope``, ``(batch, m)``, on the similarities makes of it."""
+    def add_gradient(self, slopes: Tensor, units: Tensor, result: Tensor) -> None:
+        """Add to ``result``, shaped as ``units``, what slopes ``(batch, m)`` on the similarities make of the tokens."""
         rows, columns = self.sides(units)
-        matrix = slope.new_zeros(*rows.shape[:3], columns.shape[2])
-        matrix.flatten(1).index_copy_(1, self.index, slope)
+        matrix = slopes.new_zeros(*rows.shape[:3], columns.shape[2])
+        matrix.flatten(1).index_copy_(1, self.index, slopes)
         rows_result, columns_result = self.sides(result)
         rows_result += matrix @ columns
         columns_result += matrix.mT @ rows
@@ -52,32 +52,26 @@ class PairBlock:
 def pair_blocks(units: Tensor, regions: Tensor | None = None) -> Iterator[PairBlock]:
     """All comparable pairs of a layer, each once, in blocks of at most :data:`BLOCK` similarities (or a single row).
 
-    Only the blocks right of the diagonal are ever multiplied: a little more than half of all products where groups are
-    large; small groups come whole, several in a block.
+    Only what is right of the diagonal is multiplied: a little more than half of all products where groups are large;
+    small groups come whole, several in a block.
 
     Args:
         units: Tokens of length 1, shape ``(batch, groups, N, d)``.
         regions: See :class:`psaq_mm.generation.AttentionTokens`.
     """
     batch, groups, count, _ = units.shape
-    rows = min(count, max(1, BLOCK // (batch * count)))
+    height = min(count, max(1, BLOCK // (batch * count)))
     together = max(1, BLOCK // (batch * count * count))
-    for first in range(0, groups, together):
-        group = slice(first, min(first + together, groups))
-        mask = pair_mask(group.stop - first, count, None if regions is None else regions[group], units.device)
-        for top in range(0, count, rows):
-            index = mask[:, top : top + rows, top:].flatten().nonzero().squeeze(1)
+    for top in range(0, count, height):
+        rows, index = slice(top, min(top + height, count)), None
+        for first in range(0, groups, together):
+            group = slice(first, min(first + together, groups))
+            size = group.stop - group.start
+            if regions is not None or index is None or size < together:  # else the groups before had the same pairs
+                mask = pair_mask(count, None if regions is None else regions[group], units.device, rows)
+                index = mask.expand(size, -1, -1).flatten().nonzero().squeeze(1)
             if len(index):
-                yield PairBlock(group, slice(top, top + rows), index)
-
-
-def similarity_range(units: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest and the largest similarity of a batch, tokens with themselves included; no gradient."""
-    with torch.no_grad():
-        extremes = [block.similarities(units).aminmax() for block in pair_blocks(units)]
-        itself = units.square().sum(-1).aminmax()
-    low, high = zip(*extremes, itself, strict=True)
-    return torch.stack(low).min(), torch.stack(high).max()
+                yield PairBlock(group, rows, index)
 
 
 def pair_variance(units: Tensor, regions: Tensor | None = None) -> Tensor:
@@ -99,8 +93,14 @@ def pair_variance(units: Tensor, regions: Tensor | None = None) -> Tensor:
 class _PairVariance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, units: Tensor, regions: Tensor | None) -> Tensor:
-        parts = [(len(block.index), *moments(block.similarities(units))) for block in pair_blocks(units, regions)]
-        counts, variances, means = zip(*parts, strict=True)
+        counts, means, variances = [], [], []
+        for block in pair_blocks(units, regions):
+            values = block.similarities(units)
+            # torch.var_mean is ten times slower.
+            mean = values.mean(1)
+            variances.append((values - mean.unsqueeze(1)).square().mean(1))
+            means.append(mean)
+            counts.append(len(block.index))
         total = sum(counts)
         share = units.new_tensor(counts).unsqueeze(1) / total  # (blocks, 1)
         mean = (share * torch.stack(means)).sum(0)
@@ -117,8 +117,3 @@ class _PairVariance(torch.autograd.Function):
         for block in pair_blocks(units, ctx.regions):
             block.add_gradient((block.similarities(units) - mean.unsqueeze(1)) * factor, units, result)
         return result, None
-
-
-def moments(samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Population variance and mean of each row."""
-    return torch.var_mean(samples, dim=1, correction=0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 NORM_EPS = 1e-8
 
@@ -22,8 +25,26 @@ def unit_tokens(tokens: Tensor) -> Tensor:
     """
     if tokens.dtype not in (torch.float32, torch.float64):
         tokens = tokens.float()
-    norm = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
-    return tokens / norm.clamp(min=NORM_EPS) * (norm > NORM_EPS)
+    return _UnitTokens.apply(tokens)
+
+
+class _UnitTokens(torch.autograd.Function):
+    """``u = x / |x|`` and ``dL/dx = (dL/du - u <u, dL/du>) / |x|``."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
+        inverse = torch.where(norm > NORM_EPS, 1 / norm, 0)
+        units = tokens * inverse
+        ctx.save_for_backward(units, inverse)
+        return units
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        units, inverse = ctx.saved_tensors
+        along = torch.linalg.vecdot(units, grads[0]).unsqueeze(-1)
+        return (grads[0] - units * along) * inverse
 
 
 def gram_variance(units: Tensor) -> Tensor:

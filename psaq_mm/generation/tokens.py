@@ -66,24 +66,25 @@ class AttentionTokens:
         groups, count = self.tokens.shape[1:3]
         if self.regions is None:
             return groups * count * (count - 1) // 2
-        return int(pair_mask(groups, count, self.regions, self.regions.device).sum())
+        return int(pair_mask(count, self.regions, self.regions.device).sum())
 
 
-def pair_mask(groups: int, count: int, regions: Tensor | None, device: torch.device) -> Tensor:
+def pair_mask(count: int, regions: Tensor | None, device: torch.device, rows: slice = slice(0, None)) -> Tensor:
     """Which entries of similarity matrices are comparable pairs; each pair once, no token with itself.
 
     Args:
-        groups: How many matrices.
-        count: N, their side.
+        count: N, the side of a matrix.
         regions: Region ids, int64, shape ``(groups, N)``, or None.
         device: Where the mask is wanted.
+        rows: Which rows are; columns then begin where they do.
 
     Returns:
-        Boolean, shape ``(groups, N, N)``.
+        Boolean, shape ``(groups, r, c)``; without regions ``(1, r, c)``, since all groups are alike.
     """
-    upper = torch.ones(count, count, dtype=torch.bool, device=device).triu(diagonal=1)
+    position = torch.arange(count, device=device)
+    upper = (position[rows, None] < position[None, rows.start :]).unsqueeze(0)
     if regions is None:
-        return upper.expand(groups, count, count)
+        return upper
     regions = regions.to(device)
-    same = regions.unsqueeze(2) == regions.unsqueeze(1)  # (groups, N, N)
-    return upper & same & (regions != PADDING).unsqueeze(2)
+    row, column = regions[:, rows, None], regions[:, None, rows.start :]
+    return upper & (row == column) & (row != PADDING)

@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 
 from psaq_mm.engine import DFQRunner, guards
 from psaq_mm.engine import state as state_module
+from psaq_mm.engine.loops import calibrate as calibrate_module
 from psaq_mm.engine.state import common_state, point, readable_states
 from psaq_mm.engine.termination import Terminated
 from psaq_mm.errors import PSAQError, UsageError
@@ -166,7 +167,10 @@ class Ask(Stop):
         pytest.param("generate", 4, id="second-batch"),
         pytest.param("calibrate", 1, id="calibration"),
         pytest.param("distil", 1, id="generator-steps"),
-        pytest.param("distil", 7, id="student-steps"),
+        pytest.param("distil", 2, id="last-generator-step"),
+        pytest.param("distil", 3, id="student-steps"),
+        pytest.param("distil", 5, id="second-cycle"),
+        pytest.param("distil", 7, id="second-cycle-student-steps"),
     ],
 )
 def test_asked_to_end_it_does_so_at_its_next_step(quantize, whole, tmp_path, stage, at):
@@ -178,7 +182,26 @@ def test_asked_to_end_it_does_so_at_its_next_step(quantize, whole, tmp_path, sta
         # saved where it stood, not at the last interval of two steps
         saved = torch.load(tmp_path / "dfq_state.pth", weights_only=True)["generation"]
         assert 3 * len(saved["done"]) + saved["batch"]["optimiser"]["step"] == at
+    elif stage == "distil":
+        # of each cycle's four steps the first two are the generator's
+        saved = torch.load(tmp_path / "dfq_state.pth", weights_only=True)
+        part = saved["part"]
+        generated = part["generator"]["optimiser"]["step"] if part["generator"] else 2
+        assert 4 * saved.get("cycle", 0) + generated + part["step"] == at
     same(quantize(tmp_path, resume=True), whole)
+
+
+def test_within_a_cycle_the_state_is_saved_at_intervals(quantize, whole, tmp_path):
+    """Killed between two saves, with no chance to make one more."""
+    options = {"dfq.cycle.save_interval": 1, "dfq.cycle.generator.save_interval": 1}
+    expected = quantize(tmp_path / "whole", options=options)
+    same(expected, whole)
+    for at in (5, 8):
+        folder = tmp_path / f"at-{at}"
+        with pytest.raises(KeyboardInterrupt):
+            quantize(folder, Stop("after_stage_step", "distil", at), options=options)
+        assert "part" in torch.load(folder / "dfq_state.pth", weights_only=True)
+        same(quantize(folder, resume=True, options=options), expected)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
@@ -279,9 +302,12 @@ def test_an_entropy_that_is_not_finite_names_its_layer_and_is_tried_again(quanti
     assert len(told) == 1 and "entropy of layer" in told[0] and "stages.1" in told[0]
 
 
-@pytest.mark.parametrize(
+OUT_OF_MEMORY = pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=["python", "torch"]
 )
+
+
+@OUT_OF_MEMORY
 def test_where_memory_runs_out_fewer_images_are_taken_at_a_time(quantize, tmp_path, monkeypatch, error):
     forward = PatchSimilarityEntropy.forward
 
@@ -293,8 +319,58 @@ def test_where_memory_runs_out_fewer_images_are_taken_at_a_time(quantize, tmp_pa
     monkeypatch.setattr(PatchSimilarityEntropy, "forward", fails)
     options = {"dfq.cycle.cycles": 0}
     runner = quantize(tmp_path, options=options)
-    assert runner.stages["images"].generator.micro_batch == 1
+    assert runner.stages["images"].generator.micro_batch.size == 1
     assert torch.isfinite(runner.pool.images).all()
+
+
+@OUT_OF_MEMORY
+def test_where_memory_runs_out_calibration_begins_anew_with_smaller_batches(
+    quantize, whole, tmp_path, monkeypatch, error
+):
+    """With the ranges of the larger ones: the smallest and largest values of all images are the same."""
+    function = calibrate_module.calibration_function
+
+    def roomless(scope, teacher):
+        forward = function(scope, teacher)
+
+        def fails(model, images):
+            found = forward(model, images)
+            if len(images) > 1:
+                raise error
+            return found
+
+        return fails
+
+    monkeypatch.setattr(calibrate_module, "calibration_function", roomless)
+    options = {"dfq.cycle.cycles": 0, "dfq.calibrate.batch_size": 2}
+    runner = quantize(tmp_path / "roomless", options=options)
+    assert runner.stages["calibrate"].micro_batch.size == 1
+    monkeypatch.undo()
+    same(runner, quantize(tmp_path / "roomy", options=options))
+
+
+@OUT_OF_MEMORY
+def test_where_memory_runs_out_a_student_step_takes_fewer_images_at_a_time(quantize, tmp_path, monkeypatch, error):
+    """The gradient is the whole batch's."""
+    forward = FeatureDistance.forward
+
+    def fails(self, teacher, student):
+        if torch.is_grad_enabled() and len(teacher[0]) > 1:
+            raise error
+        return forward(self, teacher, student)
+
+    def gradient(runner: DFQRunner) -> torch.Tensor:
+        """That of the only step."""
+        return torch.cat([p.grad.flatten() for p in runner.student.parameters() if p.grad is not None])
+
+    cycle = {"cycles": 1, "generator_steps": 0, "student_steps": 1, "batch_size": 2}
+    options = {f"dfq.cycle.{key}": value for key, value in cycle.items()}
+    expected = gradient(quantize(tmp_path / "roomy", options=options))
+    monkeypatch.setattr(FeatureDistance, "forward", fails)
+    runner = quantize(tmp_path / "roomless", options=options)
+    assert runner.stages["cycle"].micro_batch.size == 1
+    # Straight-through gradients of values that round elsewhere are others: sums of one image and of two differ by 1e-7.
+    assert float((gradient(runner) - expected).norm() / expected.norm()) < 1e-3
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(quantize, tmp_path, monkeypatch):

@@ -1,12 +1,9 @@
-"""Times in turn: order, ratios, memory, the CPU's name."""
+"""Times in turn: order, ratios, the CPU's name."""
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
-
 from psaq_mm.engine import timing
-from psaq_mm.engine.timing import cpu, interleaved, memory_growth, ratio
+from psaq_mm.engine.timing import cpu, interleaved, ratio
 
 
 def test_contenders_take_turns():
@@ -21,23 +18,6 @@ def test_a_ratio_is_the_median_of_pairs():
     assert ratio([2.0, 2.0, 6.0], [1.0, 1.0, 2.0]) == 2.0
     # a slow moment that meets both is none of the ratio
     assert ratio([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]) == 2.0
-
-
-def test_memory_growth_sees_the_peak():
-    with memory_growth() as grown:
-        held = np.ones(32 << 20, np.uint8)
-        del held
-    if not grown:
-        pytest.skip("the kernel does not say how much memory a process takes")
-    # other threads of the process may give some back meanwhile
-    assert 24 < grown[0] < 64
-
-
-def test_memory_is_unknown_where_the_kernel_is_silent(monkeypatch, tmp_path):
-    monkeypatch.setattr(timing, "CLEAR", tmp_path / "none" / "clear_refs")
-    with memory_growth() as grown:
-        pass
-    assert grown == []
 
 
 def test_the_cpu_is_named_with_its_instruction_sets(monkeypatch, tmp_path):

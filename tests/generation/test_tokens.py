@@ -9,7 +9,8 @@ from psaq_mm.generation.tokens import pair_mask
 
 def positions(layer: AttentionTokens) -> list[int]:
     """Where the pairs stand in the flattened ``(groups, N, N)`` mask."""
-    mask = pair_mask(*layer.tokens.shape[1:3], layer.regions, layer.tokens.device)
+    groups, count = layer.tokens.shape[1:3]
+    mask = pair_mask(count, layer.regions, layer.tokens.device).expand(groups, -1, -1)
     return mask.flatten().nonzero().squeeze(1).tolist()
 
 

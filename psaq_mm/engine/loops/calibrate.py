@@ -13,6 +13,7 @@ from ...errors import UsageError
 from ...models import calibration_function
 from ...quantization import calibrating, quantized_linears, quantizers, recording_moments, round_weights
 from ...registry import LOOPS
+from ..guards import MicroBatch
 from .base import StageLoop
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ ROUNDINGS = ("nearest", "gptq")
 class CalibrateLoop(StageLoop):
     """Run the first images of the pool through the student, set every range and round the weights.
 
-    Several processes share the batches; ranges and moments are those of all of them.
+    Several processes share the batches; ranges and moments are those of all of them. Where memory runs out, it begins
+    anew with smaller batches.
 
     Args:
         runner: The runner.
@@ -44,9 +46,14 @@ class CalibrateLoop(StageLoop):
         if rounding not in ROUNDINGS:
             raise UsageError(f"calibrate.rounding {rounding!r} is unknown: use one of {', '.join(ROUNDINGS)}")
         self.images, self.batch_size, self.rounding = images, batch_size, rounding
+        self.micro_batch = MicroBatch(runner.logger.warning)
 
     def run(self) -> nn.Module:
         """Calibrate the student."""
+        return self.micro_batch.run(self.batch_size, self.calibrate)
+
+    def calibrate(self, size: int) -> nn.Module:
+        """Calibrate with so many images of a batch at a time."""
         runner = self.runner
         forward = calibration_function(runner.scope, runner.teacher)
         batches = runner.pool.images[: self.images].split(self.batch_size)
@@ -55,6 +62,7 @@ class CalibrateLoop(StageLoop):
         shared = 1 < get_world_size() <= len(batches) and not ordered
         if shared:
             batches = batches[get_rank() :: get_world_size()]
+        batches = [part for batch in batches for part in batch.split(size)]
         passes: list[Any] = [partial(calibrating, across_processes=shared)]
         if self.rounding == "gptq":
             passes.append(recording_moments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,12 +11,12 @@ from mmengine.dist import all_reduce, all_reduce_params, get_world_size
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ...generation import FeatureDistance, NonFiniteLossError, RollFlip, initial_images
+from ...generation import FeatureDistance, NonFiniteLossError, RollFlip, SampleOptimiser, initial_images
 from ...models import output_function
 from ...quantization import freeze, quantizers, trainable_groups, unfreeze
 from ...registry import LOOPS
 from ..generator import ImageGenerator, gradient_norm
-from ..guards import Backoff
+from ..guards import Backoff, MicroBatch
 from .base import StageLoop, pixel_bounds
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class CycleLoop(StageLoop):
         augment: The keys of :class:`psaq_mm.generation.RollFlip` for the student's images.
         distance: The keys of :class:`psaq_mm.generation.FeatureDistance`.
         place: What is compared: ``'backbone'``, ``'blocks'``, ``'neck'`` or ``'logits'``.
+        save_interval: How often the state is saved within a cycle's student steps, in steps. Several processes save
+            after a cycle only: in between they need not stand at the same step.
     """
 
     def __init__(
@@ -63,8 +66,10 @@ class CycleLoop(StageLoop):
         augment: dict[str, Any] | None = None,
         distance: dict[str, Any] | None = None,
         place: str = "backbone",
+        save_interval: int = 50,
     ) -> None:
         super().__init__(runner)
+        self.save_interval = save_interval
         if min(cycles, generator_steps, student_steps) < 0:
             raise UsageError("cycles, generator_steps and student_steps of CycleLoop must not be negative")
         if not 0 <= fresh <= 1:
@@ -83,12 +88,16 @@ class CycleLoop(StageLoop):
         self.augment = RollFlip(**(augment or {}))
         self.distance = FeatureDistance(**(distance or {})).to(runner.device)
         self.outputs = output_function(place, runner.teacher)
+        self.micro_batch = MicroBatch(runner.logger.warning)
 
     def run(self) -> nn.Module:
-        """Run what is left of the cycles; the state is saved after each."""
+        """Run what is left of the cycles; the state is saved after each, and within them at intervals."""
         runner = self.runner
         if self.cycles == 0:
             return runner.student
+        # A run that stopped in a generator's steps left it frozen.
+        unfreeze(runner.student)
+        runner.freeze_untrained()
         self.fit_distance()
         done = runner.state.get("cycle", 0)
         optimizer = self.build_optimizer()
@@ -96,8 +105,11 @@ class CycleLoop(StageLoop):
             optimizer.load_state_dict(runner.state["optimizer"])
         self.announce("distil", self.cycles * (self.generator_steps + self.student_steps))
         for cycle in range(done + 1, self.cycles + 1):
-            terms = self.generate(cycle)
-            terms |= self.distil(optimizer, cycle)
+            part = runner.state.setdefault("part", {"generator": None, "terms": None, "step": 0, "losses": []})
+            if part["terms"] is None:
+                part.update(terms=self.generate(cycle, part), generator=None)
+            terms = part["terms"] | self.distil(optimizer, cycle, part)
+            del runner.state["part"]
             runner.state.update(cycle=cycle, optimizer=optimizer.state_dict())
             runner.call_hook("after_cycle", cycle=cycle, cycles=self.cycles, terms=terms)
         for key in ("optimizer", "distance", "backoff"):
@@ -130,22 +142,41 @@ class CycleLoop(StageLoop):
                     groups.append({"params": [parameter], "lr": self.lr["scale"] * size})
         return torch.optim.Adam([{**group, "base_lr": group["lr"]} for group in groups])
 
-    def generate(self, cycle: int) -> dict[str, float]:
-        """The generator's half of a cycle: images against the frozen student, added to the pool."""
+    def generate(self, cycle: int, part: dict[str, Any]) -> dict[str, float]:
+        """The generator's half of a cycle: images against the frozen student, added to the pool.
+
+        Args:
+            cycle: Which cycle, from 1.
+            part: How far it is; its ``generator`` is kept up to date.
+        """
         if self.generator is None:
             return {}
         runner = self.runner
         offset = (cycle - 1) * (self.generator_steps + self.student_steps)
-        start = self.starting_images()
+        resume = part["generator"]
+        start = self.starting_images() if resume is None else resume["optimiser"]["images"]
+
+        def after(optimiser: SampleOptimiser) -> None:
+            step = optimiser.step_count
+
+            def save() -> None:
+                part["generator"] = self.generator.state_dict(optimiser)
+                runner.save_state()
+
+            if step % self.generator.save_interval == 0:
+                save()
+            self.advance("distil", offset + step, save)
+
         freeze(runner.student)
         runner.student.requires_grad_(False)
         images = self.generator.optimise(
             start,
             self.generator_steps,
             self.competition,
-            after_step=lambda optimiser: self.advance("distil", offset + optimiser.step_count),
+            after_step=after,
             outputs=self.outputs,
             distance=self.distance,
+            resume=resume,
         )
         runner.student.requires_grad_(True)
         unfreeze(runner.student)
@@ -164,8 +195,13 @@ class CycleLoop(StageLoop):
             parts.append(runner.pool.sample(self.generator_images - self.fresh, runner.generator, newest=0.0))
         return torch.cat(parts)
 
-    def distil(self, optimizer: torch.optim.Optimizer, cycle: int) -> dict[str, float]:
+    def distil(self, optimizer: torch.optim.Optimizer, cycle: int, part: dict[str, Any]) -> dict[str, float]:
         """The student's half of a cycle.
+
+        Args:
+            optimizer: The student's.
+            cycle: Which cycle, from 1.
+            part: How far it is; its ``step`` and ``losses`` are kept up to date.
 
         Raises:
             NonFiniteLossError: The distance or its gradient is not finite, at ever lower rates; the student keeps the
@@ -174,23 +210,23 @@ class CycleLoop(StageLoop):
         runner = self.runner
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         offset = (cycle - 1) * (self.generator_steps + self.student_steps) + self.generator_steps
-        total, losses, norm = self.cycles * self.student_steps, [], 0.0
+        total, losses, norm = self.cycles * self.student_steps, part["losses"], 0.0
         backoff = Backoff(runner.logger.warning, runner.state.get("backoff", 1.0))
-        step = 1
-        while step <= self.student_steps:
+
+        def save() -> None:
+            runner.state["optimizer"] = optimizer.state_dict()
+            runner.save_state()
+
+        while (step := part["step"] + 1) <= self.student_steps:
             decay = 0.5 * (1 + math.cos(math.pi * ((cycle - 1) * self.student_steps + step - 1) / total))
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * decay * backoff.scale
             images = runner.pool.sample(self.batch_size, runner.generator).to(runner.device)
             images = self.augment(images, runner.generator)
-            with torch.no_grad():
-                reference = self.outputs(runner.teacher, images)
-            loss = self.distance(reference, self.outputs(runner.student, images))
-            optimizer.zero_grad()
-            loss.backward()
+            loss = self.micro_batch.run(len(images), partial(self.differentiate, images, optimizer))
             # Averaged before they are looked at, so that all processes skip a step or none.
             all_reduce_params([p.grad for p in parameters if p.grad is not None], op="mean")
-            norm, value = gradient_norm(parameters), loss.detach().clone()
+            norm, value = gradient_norm(parameters), loss.clone()
             all_reduce(value)
             if not math.isfinite(norm) or not torch.isfinite(value):
                 term = "gradient of the student distance" if torch.isfinite(value) else "student distance"
@@ -199,9 +235,24 @@ class CycleLoop(StageLoop):
                 continue
             backoff.passed()
             optimizer.step()
-            losses.append(float(loss.detach()))
-            self.advance("distil", offset + step)
-            step += 1
+            losses.append(float(loss))
+            part["step"] = step
+            alone = get_world_size() == 1
+            if alone and step % self.save_interval == 0:
+                save()
+            self.advance("distil", offset + step, save if alone else None)
         if not losses:
             return {}
         return {"student/distance": sum(losses) / len(losses), "student/distance_grad": norm}
+
+    def differentiate(self, images: Tensor, optimizer: torch.optim.Optimizer, size: int) -> Tensor:
+        """The distance on a batch, and its gradient on the student's parameters; so many images at a time."""
+        runner, total = self.runner, torch.zeros((), device=images.device)
+        optimizer.zero_grad()
+        for part in images.split(size):
+            with torch.no_grad():
+                reference = self.outputs(runner.teacher, part)
+            loss = len(part) / len(images) * self.distance(reference, self.outputs(runner.student, part))
+            loss.backward()
+            total += loss.detach()
+        return total

@@ -92,8 +92,7 @@ class GenerateLoop(FillLoop):
             step = optimiser.step_count
 
             def save() -> None:
-                state = {"optimiser": optimiser.state_dict(), "goals": self.generator.goals}
-                self.runner.state["generation"] = {**partial, "batch": state}
+                self.runner.state["generation"] = {**partial, "batch": self.generator.state_dict(optimiser)}
                 self.runner.save_state()
 
             if step % self.generator.save_interval == 0:
