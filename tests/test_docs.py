@@ -1,4 +1,4 @@
-"""``docs/deploy.md``: its commands and programs run as they stand there."""
+"""The pages' tables are those of the records, and the commands and programs of ``docs/deploy.md`` run as they stand."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ PAGE = (ROOT / "docs" / "deploy.md").read_text()
 FENCE = re.compile(r"```(bash|python)\n(.*?)```", re.DOTALL)
 
 
-def test_tables_are_those_of_the_records():
-    assert fill(PAGE, ROOT / "results") == PAGE, "run: make tables"
+@pytest.mark.parametrize("name", ["deploy.md", "running.md"])
+def test_tables_are_those_of_the_records(name):
+    page = (ROOT / "docs" / name).read_text()
+    assert fill(page, ROOT / "results") == page, "run: make tables"
 
 
 def walk_through(run_here) -> int:

@@ -13,7 +13,8 @@ from psaq_mm.engine.report import fill
 def main() -> int:
     """Parse and call."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pages", nargs="*", type=Path, default=[Path("README.md"), Path("docs/deploy.md")])
+    pages = [Path("README.md"), Path("docs/deploy.md"), Path("docs/running.md")]
+    parser.add_argument("pages", nargs="*", type=Path, default=pages)
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder of NAME.json, for blocks <!-- table:NAME -->"
     )

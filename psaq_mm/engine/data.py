@@ -13,7 +13,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import BaseLoop
 from torch import nn
 
-from ..errors import UsageError
+from ..errors import PSAQError, UsageError
 
 if TYPE_CHECKING:
     from .runner import DFQRunner
@@ -86,6 +86,27 @@ def readable(described: dict[str, Any]) -> Iterator[None]:
             ) from None
         raise UsageError(
             f"the data set {place} cannot be read ({type(error).__name__}: {error}): mend it, or its config"
+        ) from None
+
+
+@contextmanager
+def needed(described: dict[str, Any]) -> Iterator[None]:
+    """Turn a data set that is not there into one line, where nothing can be done without it.
+
+    Args:
+        described: The config of the data set that the block reads.
+
+    Raises:
+        PSAQError: It is not there.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        # Where a worker process read the image, its traceback stands before the message.
+        missing = error.filename or str(error).strip().splitlines()[-1]
+        raise PSAQError(
+            f"the test set is not there ({missing}): put it there, or change data_root of "
+            f"test_dataloader.dataset ({described.get('type')}) in the config"
         ) from None
 
 

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from ..errors import UsageError
 from .checkpoint import load_weights, read_checkpoint
+from .data import needed, readable
 
 
 def evaluate(cfg: Config, checkpoint: str | Path, folder: Path, name: str = "test") -> dict[str, float]:
@@ -25,8 +26,8 @@ def evaluate(cfg: Config, checkpoint: str | Path, folder: Path, name: str = "tes
         The evaluator's figures.
 
     Raises:
-        UsageError: The config has no test set.
-        PSAQError: The checkpoint cannot be read or is another model's.
+        UsageError: The config has no test set, or it cannot be read.
+        PSAQError: The checkpoint cannot be read or is another model's, or the test set is not there.
     """
     if not cfg.get("test_dataloader") or not cfg.get("test_evaluator"):
         raise UsageError(f"{cfg.filename} names no test set: nothing can be evaluated")
@@ -38,4 +39,8 @@ def evaluate(cfg: Config, checkpoint: str | Path, folder: Path, name: str = "tes
         cfg.visualizer.name = name
     runner = Runner.from_cfg(cfg)
     load_weights(runner.model, loaded["state_dict"], str(checkpoint))
-    return runner.test()
+    described = cfg.test_dataloader["dataset"]
+    with needed(described):
+        with readable(described):
+            runner._test_dataloader = runner.build_dataloader(runner._test_dataloader, seed=runner.seed)
+        return runner.test()

@@ -17,6 +17,7 @@ from ..errors import UsageError
 from ..export import RuntimeBackbone
 from ..models import backbone_outputs
 from ..quantization import sqnr
+from .data import needed, readable
 from .deploy import FORMATS, RUNS_ON, Artifact, export
 from .evaluation import evaluate
 from .results import metric_of
@@ -78,12 +79,15 @@ def first_batches(artifact: Artifact, images: int) -> Iterator[Tensor]:
     described = copy.deepcopy(artifact.cfg.test_dataloader)
     described.update(num_workers=0, persistent_workers=False)
     seen = 0
-    for data in Runner.build_dataloader(described):
-        batch = artifact.model.data_preprocessor(data, False)["inputs"]
-        yield batch[: images - seen]
-        seen += len(batch)
-        if seen >= images:
-            return
+    with needed(described["dataset"]):
+        with readable(described["dataset"]):
+            loader = Runner.build_dataloader(described)
+        for data in loader:
+            batch = artifact.model.data_preprocessor(data, False)["inputs"]
+            yield batch[: images - seen]
+            seen += len(batch)
+            if seen >= images:
+                return
 
 
 @torch.no_grad()

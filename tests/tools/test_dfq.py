@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -144,18 +145,67 @@ def test_a_stopped_process_leaves_no_half_files_and_resumes(written, tmp_path, f
 
 
 @pytest.mark.full
-def test_two_processes_finish_and_agree(written, tmp_path):
+def test_four_kills_change_no_bit_and_no_figure(written, tmp_path):
+    """Each a while after the run has come further than at the kill before."""
+    longer = {"dfq.images.steps": 12, "dfq.images.generator.save_interval": 2, "dfq.cycle.cycles": 6}
+    config, chance = written(longer), random.Random(0)
+    folders = [tmp_path / "whole", tmp_path / "killed"]
+    assert run(config, "--work-dir", str(folders[0])).returncode == 0
+    state, kills = folders[1] / "dfq_state.pth", 0
+    while kills < 4:
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        process = start(config, "--work-dir", str(folders[1]), "--resume")
+        wait_for(lambda process=process, before=before: gone_on(process, state, before))
+        time.sleep(chance.uniform(0, 1))
+        assert process.poll() is None, "it was done before it could be killed four times"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+        kills += 1
+        assert not (folders[1] / "quantized.pth").exists()
+    done = run(config, "--work-dir", str(folders[1]), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert equal(*(state_of(folder) for folder in folders))
+    records = [json.loads((folder / "results.json").read_text())["rows"][-1] for folder in folders]
+    assert records[0]["metrics"] == records[1]["metrics"]
+    assert records[0]["samples_sha256"] == records[1]["samples_sha256"]
+
+
+def wait_for(condition, seconds: float = 200) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"it did not happen in {seconds} s"
+        time.sleep(0.005)
+
+
+def gone_on(process: subprocess.Popen, state: Path, before: int) -> bool:
+    """Whether a run has ended or written a state since."""
+    return process.poll() is not None or (state.exists() and state.stat().st_mtime_ns > before)
+
+
+@pytest.fixture
+def two_processes(written, tmp_path):
+    """The arguments of a run in two processes, and those of what launches it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}")
     data = tmp_path / "fresh"  # drawn by both at once, if they were let
     options = {
         "env_cfg.dist_cfg.backend": "gloo",
         "test_dataloader.dataset.data_root": f"{data}/",
         "test_evaluator.ann_file": f"{data}/val.json",
     }
-    done = run(written(options), "--launcher", "pytorch", launcher=launcher)
+
+    def arguments(more: dict | None = None) -> tuple[list[str], tuple[str, ...]]:
+        launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}")
+        return [written({**options, **(more or {})}), "--launcher", "pytorch"], launcher
+
+    return arguments
+
+
+@pytest.mark.full
+def test_two_processes_finish_and_agree(two_processes, tmp_path):
+    arguments, launcher = two_processes()
+    done = run(*arguments, launcher=launcher)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("W8A8, scheme") == done.stdout.count("fp32") == 1
     work = tmp_path / "work"
@@ -169,3 +219,32 @@ def test_two_processes_finish_and_agree(written, tmp_path):
     for key, value in states[0]["student"].items():
         # the SQNR is not measured yet: NaN
         torch.testing.assert_close(value, states[1]["student"][key], rtol=0, atol=0, equal_nan=True, msg=key)
+
+
+@pytest.mark.full
+def test_a_process_that_dies_ends_the_others_and_all_resume(two_processes, tmp_path):
+    arguments, launcher = two_processes({"dfq.cycle.cycles": 6})
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = run(*arguments, "--work-dir", str(whole), launcher=launcher)
+    assert done.returncode == 0, done.stderr[-3000:]
+    process = start(*arguments, "--work-dir", str(killed), launcher=launcher)
+    state = killed / "dfq_state1.pth"
+    wait_for(lambda: process.poll() is not None or cycle_of(state) >= 1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = [pid for pid in children if "dfq.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert len(ranks) == 2
+    os.kill(int(ranks[1]), signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode not in (0, None) and "SIGKILL" in err
+    assert not (killed / "quantized.pth").exists()
+    done = run(*arguments, "--work-dir", str(killed), "--resume", launcher=launcher)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert equal(state_of(whole), state_of(killed))
+
+
+def cycle_of(state: Path) -> int:
+    """How many cycles a state has behind it; 0 where there is none, or just then a newer one takes its place."""
+    try:
+        return torch.load(state, weights_only=True).get("cycle", 0)
+    except FileNotFoundError:
+        return 0
