@@ -12,7 +12,9 @@ from tests.conftest import SIZE
 def nowhere(finished, tmp_path):
     """A quantized model whose test set is in a folder that is not there."""
     cfg = Config.fromfile(finished.runner.artifact_paths[0])
-    cfg.test_dataloader.dataset.update(type="CocoDataset", data_root=f"{tmp_path}/none/")
+    described = cfg.test_dataloader.dataset
+    absent = {"type": "CocoDataset", "data_root": f"{tmp_path}/none/", "ann_file": "val.json"}
+    cfg.test_dataloader.dataset = {**absent, "test_mode": True, "pipeline": described.pipeline}
     cfg.dump(tmp_path / "quantized.py")
     return tmp_path / "quantized.py", finished.runner.artifact_paths[1]
 
