@@ -102,12 +102,15 @@ def needed(described: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        # Where a worker process read the image, its traceback stands before the message.
-        missing = error.filename or str(error).strip().splitlines()[-1]
         raise PSAQError(
-            f"the test set is not there ({missing}): put it there, or change data_root of "
+            f"the test set is not there ({missing_path(error)}): put it there, or change data_root of "
             f"test_dataloader.dataset ({described.get('type')}) in the config"
         ) from None
+
+
+def missing_path(error: FileNotFoundError) -> str:
+    """What was not there; where a worker process read it, a traceback stands before the message that says so."""
+    return str(error.filename or str(error).strip().splitlines()[-1])
 
 
 def where(described: dict[str, Any]) -> Path:

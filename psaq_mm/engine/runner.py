@@ -32,7 +32,7 @@ from ..quantization import (
 )
 from ..registry import LOOPS, RUNNERS
 from .checkpoint import artifact_config, save_artifact
-from .data import build_test_loop
+from .data import build_test_loop, missing_path
 from .files import save_json, writable_folder
 from .memory import keep_freed_memory
 from .pair import build_student, load_teacher, usage_errors
@@ -321,8 +321,7 @@ class DFQRunner(Runner):
                 with timed(self.seconds, "evaluate"):
                     return self.test()
         except FileNotFoundError as error:
-            # Where a worker process read the image, its traceback stands before the message.
-            self.missing_data = str(error.filename or str(error).strip().splitlines()[-1])
+            self.missing_data = missing_path(error)
             self.logger.warning(f"evaluation skipped: {self.missing_data} is not there")
             return None
         finally:

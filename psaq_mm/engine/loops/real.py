@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ...errors import PSAQError
 from ...generation import SamplePool
 from ...registry import LOOPS
-from ..data import build_dataset
+from ..data import build_dataset, missing_path
 from .base import FillLoop
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class RealImagesLoop(FillLoop):
             # With the stage, so that what is wrong with it is said before the float model is evaluated.
             self.dataset = build_dataset(dataset, runner.teacher)
         except FileNotFoundError as error:
-            missing = error.filename or error
+            missing = missing_path(error)
             raise PSAQError(f"the real images are not there ({missing}): arms without data need none") from None
         if len(self.dataset) < images:
             raise PSAQError(f"{images} real images were asked for, the data set has {len(self.dataset)}: ask for fewer")
