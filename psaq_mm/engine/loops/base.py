@@ -31,19 +31,22 @@ class StageLoop(BaseLoop):
         """Tell the hooks that a stage of so many steps begins."""
         self.runner.call_hook("before_stage", stage=stage, total=total)
 
-    def advance(self, stage: str, step: int, save: Callable[[], None] | None = None) -> None:
+    def advance(self, stage: str, step: int, save: Callable[[], None] | None = None, due: bool = False) -> None:
         """Tell the hooks that a step of the stage is done, and end here if the process was asked to.
 
         Args:
             stage: Its name.
             step: Which step is done.
             save: Saves the state as it is after this step, for stages that can go on from it.
+            due: Whether the state is saved in any case; else only where the process was asked to end.
 
         Raises:
             Terminated: The process was asked to end.
         """
+        if save is not None and due:
+            save()
         self.runner.call_hook("after_stage_step", stage=stage, step=step)
-        if self.runner.termination.requested and save is not None:
+        if save is not None and not due and self.runner.termination.requested:
             save()
         self.runner.termination.check()
 

@@ -163,9 +163,7 @@ class CycleLoop(StageLoop):
                 part["generator"] = self.generator.state_dict(optimiser)
                 runner.save_state()
 
-            if step % self.generator.save_interval == 0:
-                save()
-            self.advance("distil", offset + step, save)
+            self.advance("distil", offset + step, save, due=step % self.generator.save_interval == 0)
 
         freeze(runner.student)
         runner.student.requires_grad_(False)
@@ -238,9 +236,7 @@ class CycleLoop(StageLoop):
             losses.append(float(loss))
             part["step"] = step
             alone = get_world_size() == 1
-            if alone and step % self.save_interval == 0:
-                save()
-            self.advance("distil", offset + step, save if alone else None)
+            self.advance("distil", offset + step, save if alone else None, due=step % self.save_interval == 0)
         if not losses:
             return {}
         return {"student/distance": sum(losses) / len(losses), "student/distance_grad": norm}

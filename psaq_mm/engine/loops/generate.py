@@ -95,9 +95,7 @@ class GenerateLoop(FillLoop):
                 self.runner.state["generation"] = {**partial, "batch": self.generator.state_dict(optimiser)}
                 self.runner.save_state()
 
-            if step % self.generator.save_interval == 0:
-                save()
-            self.advance("generate", index * self.steps + step, save)
+            self.advance("generate", index * self.steps + step, save, due=step % self.generator.save_interval == 0)
 
         return self.generator.optimise(start, self.steps, competition=0.0, after_step=after, resume=partial["batch"])
 
