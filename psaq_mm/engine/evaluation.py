@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 
 from mmengine.config import Config
@@ -12,15 +13,16 @@ from ..errors import UsageError
 from .checkpoint import load_weights, read_checkpoint
 from .data import needed, readable
 
+NUMBER = itertools.count()
 
-def evaluate(cfg: Config, checkpoint: str | Path, folder: Path, name: str = "test") -> dict[str, float]:
+
+def evaluate(cfg: Config, checkpoint: str | Path, folder: Path) -> dict[str, float]:
     """Run a config's test set through its model, by mmengine's runner.
 
     Args:
         cfg: Of a model that a host knows, with a test set.
         checkpoint: Its weights; all of them, no others.
         folder: Work dir of the runner.
-        name: What mmengine's logger and visualiser are called, one of its own for every run of a process.
 
     Returns:
         The evaluator's figures.
@@ -33,6 +35,8 @@ def evaluate(cfg: Config, checkpoint: str | Path, folder: Path, name: str = "tes
         raise UsageError(f"{cfg.filename} names no test set: nothing can be evaluated")
     loaded = read_checkpoint(checkpoint, hint="give the checkpoint that lies beside the config")
     cfg = copy.deepcopy(cfg)
+    # mmengine keeps loggers and visualisers by name for as long as a process lives: each evaluation has its own.
+    name = f"test_{next(NUMBER)}"
     cfg.work_dir, cfg.experiment_name, cfg.load_from = str(folder), name, None
     cfg.resume = False
     if cfg.get("visualizer"):

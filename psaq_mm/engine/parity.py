@@ -107,5 +107,5 @@ def lowest_sqnr(expected: Iterable[list[Tensor]], found: Iterable[list[Tensor]])
 
 def figures(cfg: Config, checkpoint: Path, folder: Path) -> dict[str, float]:
     """What tables show of the host's evaluation."""
-    found = evaluate(cfg, checkpoint, folder, name=f"parity_{folder.parent.name}_{folder.name}")
+    found = evaluate(cfg, checkpoint, folder)
     return {key: round(float(value), 4) for key, value in found.items() if metric_of(key)}
