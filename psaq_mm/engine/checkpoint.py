@@ -143,8 +143,8 @@ def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
         name: What messages call it.
 
     Raises:
-        PSAQError: Keys are missing, unexpected or of other shapes (the first are listed), the bit widths differ, or
-            the names are those of the Swin authors.
+        PSAQError: Keys are missing, unexpected or of other shapes (the first are listed), the bit widths differ, one
+            of both is quantized and the other float, or the names are those of the Swin authors.
     """
     state = OrderedDict((key.removeprefix("module."), value) for key, value in state.items())
     own = model.state_dict()
@@ -166,6 +166,18 @@ def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
             f"the checkpoint {name} has the Swin authors' names and order of patches: convert it with "
             f"python tools/convert_swin.py {name} OUT, then give OUT"
         )
+    differing = {*missing, *unexpected}
+    if differing and differing <= is_quantizer and not shapes:
+        if not is_quantizer & state.keys():
+            raise PSAQError(
+                f"the checkpoint {name} is a float model's, the config a quantized one's: quantize it with "
+                "tools/dfq.py, which writes the checkpoint that belongs to the config"
+            )
+        if not is_quantizer & own.keys():
+            raise PSAQError(
+                f"the checkpoint {name} is a quantized model's, the config a float one's: give a float checkpoint, or "
+                "the quantized.py that lies beside this one"
+            )
     if shapes and not missing and not unexpected:
         check_class_count(own, state, name)
     for what, keys in (("lacks", missing), ("has unexpected", unexpected), ("has other shapes:", sorted(shapes))):

@@ -108,8 +108,8 @@ def export(
         weights: How weights of 4 bits are stored, see :func:`psaq_mm.export.quantized_onnx`.
 
     Returns:
-        What was written: the file (an ``.xml`` has a ``.bin`` beside it), and where the model has a backbone
-        ``NAME.py`` and ``NAME.pth``.
+        What was written: the file, an ``.xml``'s ``.bin``, and last, where the model has a backbone, ``NAME.py`` and
+        ``NAME.pth``.
 
     Raises:
         UsageError: The target's suffix is another format's, or the size does not suit the backbone.
@@ -127,11 +127,13 @@ def export(
     )
     if kind == "onnx":
         save_with(lambda path: save_onnx(proto, path), target)
+        written = [target]
     else:
         save_openvino(proto, target)
+        written = [target, target.with_suffix(".bin")]
     if name != "backbone":
-        return [target]
-    return [target, *save_deployment(artifact, target, kind, PARTS[part])]
+        return written
+    return [*written, *save_deployment(artifact, target, kind, PARTS[part])]
 
 
 def save_openvino(proto: Any, target: Path) -> None:

@@ -66,7 +66,7 @@ def check_parity(
                 raise UsageError("this model has no backbone of its own: it is deployed as one piece")
             backbone = RuntimeBackbone(str(target), engine)
             found = [list(backbone(batch)) for batch in batches]
-            deployed[engine] = written[1], written[2], round(lowest_sqnr(expected, found), 1)
+            deployed[engine] = *written[-2:], round(lowest_sqnr(expected, found), 1)
         metrics = figures(cfg, checkpoint, folder / "simulation")
         yield {**row, "engine": "simulation", "sqnr_db": None, "metrics": metrics}
         for engine, (config, rest, noise) in deployed.items():

@@ -223,8 +223,8 @@ def test_an_artifact_comes_back_to_the_bit(tiny_recipe, tmp_path, scope, scheme)
         ({"weight_bits": 4}, {}, "does not fit: .*the checkpoint has 4 bits .*the model 8 bits"),
         ({}, {"activation_bits": 6}, "does not fit: .*the checkpoint has 8 bits .*the model 6 bits"),
         ({}, {"scheme": "psaq"}, "of another architecture, or quantized otherwise: it lacks "),
-        ({}, None, "of another architecture, or quantized otherwise: it has unexpected "),
-        (None, {}, "of another architecture, or quantized otherwise: it lacks "),
+        ({}, None, "is a quantized model's, the config a float one's: give a float checkpoint, or the quantized.py"),
+        (None, {}, "is a float model's, the config a quantized one's: quantize it with tools/dfq.py"),
     ],
     ids=["weight-bits", "activation-bits", "scheme", "quantized-into-float", "float-into-quantized"],
 )

@@ -152,7 +152,11 @@ def test_no_checkpoint_at_all(run_dfq):
 
 def test_a_quantized_checkpoint_is_not_quantized_again(run_dfq, finished):
     checkpoint = str(finished.runner.folder / "quantized.pth")
-    one_line(run_dfq(None, "--checkpoint", checkpoint), 1, "quantized otherwise: it has unexpected backbone.")
+    one_line(
+        run_dfq(None, "--checkpoint", checkpoint),
+        1,
+        "is a quantized model's, the config a float one's: give a float checkpoint",
+    )
 
 
 def test_a_work_dir_that_cannot_be_written(run_dfq, tmp_path):

@@ -46,6 +46,7 @@ def test_the_hosts_runner_evaluates_what_is_deployed(
     assert (outcome.code, outcome.err) == (0, "")
     written = {path.name for path in out.parent.iterdir()}
     assert written == {out.name, "detector.py", "detector.pth"} | ({"detector.bin"} if kind == "openvino" else set())
+    assert {Path(line.partition(": ")[0]).name for line in outcome.out.splitlines()} == written
     # the three belong together and may be moved
     folder = tmp_path / "moved"
     shutil.move(out.parent, folder)
@@ -99,7 +100,7 @@ def test_other_checkpoints_are_one_line(run_export, artifact, tiny_checkpoint, t
     tiny_recipe.dump(plain)
     for given, message in [
         ((config, tmp_path / "none.pth"), "there is no checkpoint"),
-        ((config, tiny_checkpoint), "quantized otherwise"),
+        ((config, tiny_checkpoint), "is a float model's, the config a quantized one's: quantize it with tools/dfq.py"),
         ((config, tmp_path / "uncalibrated.pth"), "calibrate the model or load a calibrated checkpoint"),
         ((narrow, checkpoint), "does not fit"),
         ((plain, tiny_checkpoint), "names no quantized model"),
