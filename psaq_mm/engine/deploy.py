@@ -47,7 +47,8 @@ class Artifact:
         owner = cfg.model if "quantization" in cfg.model else cfg.model.get("backbone") or {}
         if "quantization" not in owner:
             raise UsageError(f"{cfg.filename} names no quantized model: give the quantized.py that tools/dfq.py left")
-        self.cfg, self.quantization = cfg, owner["quantization"].to_dict()
+        self.cfg, self.quantization = copy.deepcopy(cfg), owner["quantization"].to_dict()
+        self.cfg.load_from = None  # a path of this machine; the config travels with what is exported
         loaded = read_checkpoint(checkpoint, hint="give the quantized.pth that tools/dfq.py left beside the config")
         self.meta, self.state = loaded["meta"], loaded["state_dict"]
         model = copy.deepcopy(cfg.model)

@@ -1,5 +1,5 @@
 """A quantized model as an ONNX file: integers as integers, a pair of QuantizeLinear and DequantizeLinear before every
-product, everything else in float. Written by torch's own exporter; of the graph nothing is left to edit but INT4."""
+product, everything else in float. Written by torch's own exporter; the graph is edited to be smaller."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .compact import compact
 from .errors import ExportError
 from .int4 import FIRST_OPSET, pack_int4
 from .modules import deployed
@@ -101,6 +102,7 @@ def onnx_model(
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise ExportError(f"torch cannot export the model: {reason}") from error
     proto = program.model_proto
+    compact(proto)
     onnx.helper.set_model_props(proto, dict(metadata or {}))
     onnx.checker.check_model(proto, full_check=True)
     return proto

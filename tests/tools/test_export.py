@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from tests.conftest import SIZE, named
+from tests.conftest import ROOT, SIZE, named
 
 for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
     pytest.importorskip(package, reason="the extra [deploy] is not installed")
@@ -71,6 +71,14 @@ def test_the_file_says_where_it_comes_from(run_export, artifact, tmp_path):
     assert json.loads(said["psaq_mm.quantization"])["weight_bits"] == 8
     assert "torch" in json.loads(said["psaq_mm.versions"])
     assert json.loads(said["psaq_mm.coverage"]) and "QuantSwinTransformer" in said["psaq_mm.config"]
+
+
+def test_nothing_of_the_machine_travels_with_the_file(run_export, artifact, tmp_path):
+    out = tmp_path / "detector.onnx"
+    assert run_export(*artifact, "--size", SIZE, SIZE, "-o", out).code == 0
+    for file in (out, out.with_suffix(".py")):
+        content = file.read_bytes()
+        assert not [path for path in (ROOT, artifact[0].parent, tmp_path) if str(path).encode() in content], file.name
 
 
 @pytest.mark.parametrize(
