@@ -40,7 +40,7 @@ def merge_record(old: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     rows = [row for row in old["rows"] if (row["model"], row["size"]) not in mine]
     labels = tuple(f"{row['model']} {row['size']}: " for row in rows)
     merged = {**found, "rows": rows + found["rows"]}
-    for part in ("ratios", "errors"):
+    for part in ("ratios", "errors", "profile"):
         if part in found:
             kept = {name: value for name, value in old.get(part, {}).items() if name.startswith(labels)}
             merged[part] = {**kept, **found[part]}
@@ -66,6 +66,10 @@ def benchmark_markdown(record: dict[str, Any]) -> str:
         )
     lines += ["", "| ratio | |", "|---|---|"]
     lines += [f"| {name} | {value:.2f} |" for name, value in record["ratios"].items()]
+    kinds = list(next(iter(record["profile"].values())))
+    lines += ["", f"| ms by kind of operator | {' | '.join(kinds)} |", "|---|" + "---:|" * len(kinds)]
+    for name, taken in record["profile"].items():
+        lines.append(f"| {name} | {' | '.join(f'{1e3 * taken[kind]:.2f}' for kind in kinds)} |")
     return "\n".join(lines) + "\n"
 
 

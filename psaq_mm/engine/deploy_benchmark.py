@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..export import ENGINES, Maps, onnx_model, open_session, quantized_onnx, save_onnx
+from ..export import ENGINES, Maps, by_kind, onnx_model, open_session, quantized_onnx, save_onnx
 from ..models import check_image_size
 from ..quantization import calibrating, freeze
 from .deploy import save_openvino
@@ -103,7 +103,7 @@ class DeployBenchmark:
             rounds: How often; figures are medians.
 
         Returns:
-            ``{"cpu", "threads", "rows", "ratios"}``.
+            ``{"cpu", "threads", "rows", "ratios", "profile"}``.
         """
         with threads(self.threads):
             seconds = interleaved(self.contenders(), rounds)
@@ -130,7 +130,14 @@ class DeployBenchmark:
         for engine in ENGINES:
             share = file_mib(self.files[engine, INTEGER]) / file_mib(self.files[engine, FLOAT])
             ratios[f"{label}{engine} file int8 / fp32"] = round(share, 3)
-        return {"cpu": cpu(), "threads": self.threads, "rows": rows, "ratios": ratios}
+        profile = {label + " ".join(contender): self.profile(contender, rounds) for contender in self.files}
+        return {"cpu": cpu(), "threads": self.threads, "rows": rows, "ratios": ratios, "profile": profile}
+
+    def profile(self, contender: Contender, rounds: int) -> dict[str, float]:
+        """Where an engine's time goes: seconds of a pass by kind of operator, which timing itself slows down."""
+        session = open_session(contender[0], self.files[contender], self.threads, profile=True)
+        taken = by_kind(session.profile(self.images.numpy(), rounds))
+        return {kind: round(seconds, 6) for kind, seconds in taken.items()}
 
 
 @torch.no_grad()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +31,9 @@ class Session(Protocol):
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """The outputs for a batch of float32 images of exactly :attr:`shape`."""
 
+    def profile(self, images: np.ndarray, rounds: int) -> dict[str, float]:
+        """Seconds of a pass by the engine's own type of operator, mean over rounds; opened with ``profile`` only."""
+
 
 class OnnxRuntimeSession:
     """ONNX Runtime on the CPU.
@@ -35,12 +41,16 @@ class OnnxRuntimeSession:
     Args:
         file: An ONNX file.
         threads: Threads of an operator; None lets the engine choose.
+        profile: Whether every operator is timed.
     """
 
-    def __init__(self, file: Path, threads: int | None = None) -> None:
+    def __init__(self, file: Path, threads: int | None = None, profile: bool = False) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
+        if profile:
+            self.folder = tempfile.TemporaryDirectory()  # the engine writes a file
+            options.enable_profiling, options.profile_file_prefix = True, str(Path(self.folder.name, "profile"))
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -52,6 +62,18 @@ class OnnxRuntimeSession:
         """See :class:`Session`."""
         return list(self.session.run(None, {self.input.name: images}))
 
+    def profile(self, images: np.ndarray, rounds: int) -> dict[str, float]:
+        """See :class:`Session`; once only."""
+        for _ in range(rounds + 1):
+            self.run(images)
+        events = json.loads(Path(self.session.end_profiling()).read_text())
+        self.folder.cleanup()
+        timed = [one for one in events if one["cat"] == "Node" and one["name"].endswith("_kernel_time")]
+        taken: Counter[str] = Counter()
+        for event in timed[len(timed) // (rounds + 1) :]:  # the first pass warms up
+            taken[event["args"]["op_name"]] += event["dur"] / 1e6 / rounds
+        return dict(taken)
+
 
 class OpenVINOSession:
     """OpenVINO on the CPU.
@@ -59,13 +81,15 @@ class OpenVINOSession:
     Args:
         file: An ONNX file or an IR (``.xml``).
         threads: Threads; None lets the engine choose.
+        profile: Whether every operator is timed.
     """
 
-    def __init__(self, file: Path, threads: int | None = None) -> None:
+    def __init__(self, file: Path, threads: int | None = None, profile: bool = False) -> None:
         import openvino
 
         # On newer CPUs it would compute the float parts in bfloat16, another model than was calibrated.
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        options["PERF_COUNT"] = profile
         if threads:
             options["INFERENCE_NUM_THREADS"] = threads
         self.model = openvino.Core().compile_model(str(file), "CPU", options)
@@ -78,9 +102,25 @@ class OpenVINOSession:
         found = self.request.infer([images])
         return [np.array(found[output]) for output in self.model.outputs]
 
+    def profile(self, images: np.ndarray, rounds: int) -> dict[str, float]:
+        """See :class:`Session`."""
+        taken: Counter[str] = Counter()
+        self.run(images)
+        for _ in range(rounds):
+            self.run(images)
+            for operator in self.request.profiling_info:
+                taken[operator.node_type] += operator.real_time.total_seconds() / rounds
+        return dict(taken)
 
-def open_session(engine: str, file: Path, threads: int | None = None) -> Session:
+
+def open_session(engine: str, file: Path, threads: int | None = None, profile: bool = False) -> Session:
     """Load a file into an engine.
+
+    Args:
+        engine: One of :data:`ENGINES`.
+        file: What it reads.
+        threads: Threads; None lets the engine choose.
+        profile: Whether every operator is timed.
 
     Raises:
         ExportError: The engine is unknown or not installed, or the file is missing or none that it reads.
@@ -93,7 +133,7 @@ def open_session(engine: str, file: Path, threads: int | None = None) -> Session
         raise ExportError(f"there is no exported model at {file}: make it with tools/export.py")
     kind = OnnxRuntimeSession if engine == "onnxruntime" else OpenVINOSession
     try:
-        return kind(file, threads)
+        return kind(file, threads, profile)
     except ExportError:
         raise
     except Exception as error:  # each engine has exceptions of its own, some of them bare RuntimeErrors

@@ -21,7 +21,13 @@ ROW = {
     "file_mib": None,
     "memory_mib": 7.5,
 }
-RECORD = {"cpu": cpu(), "threads": 2, "rows": [ROW], "ratios": {"a 64x64: x": 2.0}}
+RECORD = {
+    "cpu": cpu(),
+    "threads": 2,
+    "rows": [ROW],
+    "ratios": {"a 64x64: x": 2.0},
+    "profile": {"a 64x64: onnxruntime int8": {"products": 0.002, "rest": 0.0005}},
+}
 
 
 def test_rows_of_another_model_or_size_stay():
@@ -42,6 +48,9 @@ def test_markdown_shows_spread_and_what_is_unknown():
     text = benchmark_markdown(RECORD)
     assert "| a | 64x64 | torch | fp32 | 12.3 (12.0-13.0) |  | 8 |" in text
     assert "| a 64x64: x | 2.00 |" in text
+    assert text.endswith(
+        "| ms by kind of operator | products | rest |\n|---|---:|---:|\n| a 64x64: onnxruntime int8 | 2.00 | 0.50 |\n"
+    )
 
 
 def test_times_of_another_machine_are_not_mixed(tmp_path):

@@ -39,6 +39,9 @@ def test_every_engine_has_a_row(run_benchmark, tmp_path):
     for engine in engines[1:]:
         assert rows[engine, "int8"]["file_mib"] < rows[engine, "fp32"]["file_mib"]
         assert record["ratios"][f"tiny {SIZE}x{SIZE}: {engine} fp32 / int8"] > 0
+        for precision in ("fp32", "int8"):
+            profile = record["profile"][f"tiny {SIZE}x{SIZE}: {engine} {precision}"]
+            assert profile["products"] > 0 and profile["norms, softmax, GELU"] > 0 and profile["layout"] > 0
     assert "| tiny |" in outcome.out
 
 
