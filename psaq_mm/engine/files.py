@@ -56,6 +56,9 @@ def write_tensors(data: Any, path: Path) -> None:
     try:
         with path.open("wb") as file:
             torch.save(data, file)
+            # Before it is renamed: else a loss of power may leave the name with nothing behind it.
+            file.flush()
+            os.fsync(file.fileno())
     except RuntimeError as error:
         # torch closes its archive on the way out, which fails again and hides the first error.
         if isinstance(error.__context__, OSError):

@@ -34,6 +34,7 @@ from ..registry import LOOPS, RUNNERS
 from .checkpoint import artifact_config, save_artifact
 from .data import build_test_loop, missing_path
 from .files import save_json, writable_folder
+from .image_files import ImageFiles
 from .memory import keep_freed_memory
 from .pair import build_student, load_teacher, usage_errors
 from .recipe import recipe_of
@@ -61,6 +62,7 @@ class DFQRunner(Runner):
     Attributes:
         teacher: The float model.
         student: The quantized model; None before ``train()``.
+        image_files: Where this process keeps its images.
         pool: The samples.
         state: What a resumed run goes on from.
         seconds: Wall seconds by stage.
@@ -106,7 +108,8 @@ class DFQRunner(Runner):
             self.policy, self.scope = policy_of(self.quantization)
         self.teacher = self.bare_model()
         self.generator = torch.Generator().manual_seed((self.seed or 0) * 1000 + get_rank())
-        self.pool = SamplePool(self.options.get("pool_capacity", 1024), seed=self.seed or 0)
+        self.image_files = ImageFiles(self.folder / f"pool{get_rank() or ''}")
+        self.pool = SamplePool(self.options.get("pool_capacity", 1024), self.seed or 0, self.image_files)
         self.state: dict[str, Any] = {}
         self.stages: dict[str, BaseLoop] = {}
         self.termination = Termination()
@@ -255,7 +258,7 @@ class DFQRunner(Runner):
         forward = calibration_function(self.scope, self.teacher)
         with recording_sqnr(self.student), torch.no_grad():
             # As many together as calibration had room for.
-            for batch in self.pool.images[:32].split(min(8, self.stages["calibrate"].micro_batch.size or 8)):
+            for batch in self.pool.first(32).split(min(8, self.stages["calibrate"].micro_batch.size or 8)):
                 forward(self.student, batch.to(self.device))
         prefix, part = backbone_of(self.student) if self.scope == "backbone" else ("", self.student)
         self.coverage = coverage(part, self.policy, prefix=prefix)

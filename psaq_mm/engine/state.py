@@ -15,6 +15,7 @@ from mmengine.dist import all_gather_object, barrier, get_rank, get_world_size
 from ..errors import PSAQError, UsageError
 from ..quantization import State, quantizers
 from .files import replacing, write_tensors
+from .image_files import ImageFiles
 
 if TYPE_CHECKING:
     from .runner import DFQRunner
@@ -38,8 +39,14 @@ def recipe_hash(runner: DFQRunner) -> str:
     return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def image_names(state: dict[str, Any]) -> set[str]:
+    """The images that a state needs: the pool's, and the finished ones of a generation that is not over."""
+    generated = state.get("generation", {}).get("done", [])
+    return {*state["pool"]["names"], *(name for batch in generated for name in batch)}
+
+
 def save_state(runner: DFQRunner) -> None:
-    """Save all that the rest of the run depends on."""
+    """Save all that the rest of the run depends on; images lie in files of their own."""
     state = {
         **runner.state,
         "recipe": recipe_hash(runner),
@@ -53,10 +60,11 @@ def save_state(runner: DFQRunner) -> None:
         write_tensors(state, scratch)
         if path.exists():
             os.replace(path, previous_path(path))
+    runner.image_files.retain(image_names(state))
 
 
-def readable_states(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The newest state and the one before it, those of them that can be read.
+def readable_states(path: Path, images: ImageFiles) -> list[tuple[Path, dict[str, Any]]]:
+    """The newest state and the one before it, those of them that can be read and whose images are there.
 
     Raises:
         PSAQError: There are states, and none can be read.
@@ -64,8 +72,10 @@ def readable_states(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     found, paths = [], [one for one in (path, previous_path(path)) if one.exists()]
     for one in paths:
         try:
-            found.append((one, torch.load(one, map_location="cpu", weights_only=True)))
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
+            state = torch.load(one, map_location="cpu", weights_only=True)
+            images.check(image_names(state))
+            found.append((one, state))
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError):
             continue
     if paths and not found:
         raise PSAQError(f"{path} cannot be read: delete it and start anew")
@@ -100,7 +110,7 @@ def restore_state(runner: DFQRunner) -> None:
         PSAQError: It cannot be read, lacks a part, or the processes have none in common.
     """
     newest = state_path(runner)
-    chosen = common_state(readable_states(newest))
+    chosen = common_state(readable_states(newest, runner.image_files))
     if chosen is None:
         runner.logger.info("nothing to resume: starting anew")
         return
@@ -109,9 +119,8 @@ def restore_state(runner: DFQRunner) -> None:
         runner.logger.warning(f"{newest} is missing or cannot be used: going on from the state before it, {path}")
     if state.pop("recipe") != recipe_hash(runner):
         raise UsageError(f"{path} belongs to another recipe: leave out --resume or choose another --work-dir")
-    pool = state.pop("pool")
-    if pool["images"] is not None:
-        runner.pool.load_state_dict(pool)
+    runner.image_files.retained = image_names(state)
+    runner.pool.load_state_dict(state.pop("pool"))
     runner.generator.set_state(state.pop("rng"))
     runner.seconds.update(state.pop("seconds"))
     runner.student.load_state_dict(state.pop("student"))

@@ -11,7 +11,7 @@ from .entropy import PatchSimilarityEntropy, similarity_entropy
 from .errors import GenerationError, NonFiniteLossError
 from .initial import fractal_noise, initial_images, white_noise
 from .optimiser import SampleOptimiser
-from .pool import SamplePool
+from .pool import ImageStore, SamplePool, image_bytes
 from .prior import ImagePrior, rms_differences, v1_tv
 from .schedule import cosine_with_warmup
 from .tokens import AttentionTokens
@@ -21,11 +21,13 @@ __all__ = [
     "FeatureDistance",
     "GenerationError",
     "ImagePrior",
+    "ImageStore",
     "NonFiniteLossError",
     "PatchSimilarityEntropy",
     "RollFlip",
     "SampleOptimiser",
     "SamplePool",
+    "image_bytes",
     "View",
     "cosine_with_warmup",
     "fractal_noise",

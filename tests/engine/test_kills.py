@@ -14,6 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from psaq_mm.engine.image_files import ImageFiles
 from psaq_mm.engine.state import readable_states
 
 KILLS = 20
@@ -102,7 +103,7 @@ def test_twenty_kills_change_no_bit(worker, tmp_path):
             kills += process.exitcode == -signal.SIGKILL
             states = sorted(folder.glob("dfq_state*.pth"))
             if states and not any((folder / name).exists() for name in FINAL):
-                _, state = readable_states(folder / "dfq_state.pth")[0]
+                _, state = readable_states(folder / "dfq_state.pth", ImageFiles(folder / "pool"))[0]
                 stages.add(len(state.get("done", [])) + state.get("cycle", 0))
         finish(worker, folder)
         found = tensors(folder)

@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 
 from psaq_mm.engine import DFQRunner, guards
 from psaq_mm.engine import state as state_module
+from psaq_mm.engine.image_files import ImageFiles
 from psaq_mm.engine.loops import calibrate as calibrate_module
 from psaq_mm.engine.state import common_state, point, readable_states
 from psaq_mm.engine.termination import Terminated
@@ -214,12 +215,40 @@ def test_a_newest_state_that_is_no_good_falls_back_to_the_one_before(quantize, w
         newest.write_bytes(newest.read_bytes()[:1000])
     else:
         newest.unlink()
-    (path, state) = common_state(readable_states(newest))
+    (path, state) = common_state(readable_states(newest, ImageFiles(tmp_path / "pool")))
     assert path.name == "dfq_state.previous.pth" and "cycle" not in state
     resumed = quantize(tmp_path, resume=True)
     same(resumed, whole)
     (log,) = tmp_path.glob(f"{resumed.timestamp}/*.log")
     assert "going on from the state before it" in log.read_text()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other", "missing"])
+def test_a_state_whose_images_are_no_good_falls_back_to_the_one_before(quantize, whole, tmp_path, damage):
+    with pytest.raises(KeyboardInterrupt):
+        quantize(tmp_path, STOPS["in-the-second-cycle"]())
+    newest, previous = (
+        set(torch.load(tmp_path / name, weights_only=True)["pool"]["names"])
+        for name in ("dfq_state.pth", "dfq_state.previous.pth")
+    )
+    image = tmp_path / "pool" / f"{sorted(newest - previous)[0]}.pth"
+    if damage == "missing":
+        image.unlink()
+    elif damage == "truncated":
+        image.write_bytes(image.read_bytes()[:1000])
+    else:
+        torch.save(torch.zeros(3, 64, 64), image)
+    resumed = quantize(tmp_path, resume=True)
+    same(resumed, whole)
+    (log,) = tmp_path.glob(f"{resumed.timestamp}/*.log")
+    assert "going on from the state before it" in log.read_text()
+
+
+def test_the_pool_lies_on_disk_and_states_hold_names(whole):
+    """Nothing is left of what the newest state does not name."""
+    state = torch.load(whole.folder / "dfq_state.pth", weights_only=True)
+    assert state["pool"]["images"] is None and len(set(state["pool"]["names"])) == len(whole.pool) == 4
+    assert {path.stem for path in (whole.folder / "pool").iterdir()} == set(state["pool"]["names"])
 
 
 def test_processes_go_on_from_what_all_of_them_have(monkeypatch):

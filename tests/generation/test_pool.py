@@ -104,6 +104,45 @@ def test_goes_on_from_a_state_dict_as_if_uninterrupted() -> None:
     assert torch.equal(straight.newest, resumed.newest)
 
 
+class Shelf:
+    """A store in memory."""
+
+    def __init__(self) -> None:
+        self.images: dict[str, Tensor] = {}
+
+    def keep(self, image: Tensor) -> str:
+        name = str(float(image))
+        self.images[name] = image.clone()
+        return name
+
+    def open(self, name: str) -> Tensor:
+        return self.images[name]
+
+
+def test_with_a_store_the_state_holds_names() -> None:
+    shelf, plain = Shelf(), filled()
+    pool = SamplePool(6, store=shelf)
+    for index in range(5):
+        pool.add(batch(2 * index, 2 * index + 1), f"batch {index}")
+    assert pool.sha256() == plain.sha256() and pool.names == [f"{value}.0" for value in numbers(plain.images)]
+    state = pool.state_dict()
+    assert state["images"] is None and plain.names == []
+    resumed = SamplePool(6, store=shelf)
+    resumed.load_state_dict(state)
+    assert resumed.sha256() == plain.sha256() and resumed.names == pool.names
+    with pytest.raises(GenerationError, match="give the pool that store"):
+        SamplePool(6).load_state_dict(state)
+
+
+def test_first_and_size() -> None:
+    pool = SamplePool(4)
+    pool.add(torch.arange(6.0).view(3, 1, 1, 2))
+    assert pool.image_size == (1, 2)
+    assert pool.first(2).flatten().tolist() == [0, 1, 2, 3] and len(pool.first(9)) == 3
+    with pytest.raises(GenerationError, match="add samples first"):
+        _ = SamplePool(4).image_size
+
+
 def test_empty_pool() -> None:
     pool = SamplePool(2)
     with pytest.raises(GenerationError, match="add samples first"):

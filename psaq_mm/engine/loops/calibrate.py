@@ -56,7 +56,7 @@ class CalibrateLoop(StageLoop):
         """Calibrate with so many images of a batch at a time."""
         runner = self.runner
         forward = calibration_function(runner.scope, runner.teacher)
-        batches = runner.pool.images[: self.images].split(self.batch_size)
+        batches = runner.pool.first(self.images).split(self.batch_size)
         # Where there are fewer batches than processes, or their order counts, each takes all.
         ordered = any(quantizer.spec.range == "ema" for _, quantizer in quantizers(runner.student))
         shared = 1 < get_world_size() <= len(batches) and not ordered

@@ -122,7 +122,7 @@ class CycleLoop(StageLoop):
         if "distance" in state:
             self.distance.load_state_dict(state["distance"])
             return
-        first = self.runner.pool.images[: self.batch_size].to(self.runner.device)
+        first = self.runner.pool.first(self.batch_size).to(self.runner.device)
         with torch.no_grad():
             self.distance.fit(self.outputs(self.runner.teacher, first))
         state["distance"] = self.distance.state_dict()
@@ -187,8 +187,7 @@ class CycleLoop(StageLoop):
         runner, parts = self.runner, []
         if self.fresh:
             lower, upper = pixel_bounds(runner.teacher)
-            size = tuple(runner.pool.images.shape[-2:])
-            parts.append(initial_images(self.fresh, size, lower, upper, runner.generator, self.start))
+            parts.append(initial_images(self.fresh, runner.pool.image_size, lower, upper, runner.generator, self.start))
         if self.fresh < self.generator_images:
             parts.append(runner.pool.sample(self.generator_images - self.fresh, runner.generator, newest=0.0))
         return torch.cat(parts)

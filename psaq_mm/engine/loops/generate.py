@@ -66,9 +66,11 @@ class GenerateLoop(FillLoop):
         partial = self.runner.state.get("generation", {"done": [], "batch": None})
         for index in range(len(partial["done"]), len(sizes)):
             start = initial_images(sizes[index], self.image_size, lower, upper, self.runner.generator, self.start)
-            partial["done"].append(self._batch(start, index, partial))
+            made = self._batch(start, index, partial).cpu()
+            partial["done"].append([self.runner.image_files.keep(image) for image in made])
             partial["batch"] = None
-        images = self.runner.gather(partial["done"])
+        names = [name for batch in partial["done"] for name in batch]
+        images = self.runner.gather([self.runner.image_files.open(name)[None] for name in names])
         self.runner.state.pop("generation", None)
         if self.samples is not None and is_main_process():
             save_tensors({"state_dict": {"images": images}}, self.samples)

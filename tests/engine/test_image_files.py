@@ -1,0 +1,86 @@
+"""Images on disk: whole, found again, and deleted once no state needs them."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+
+from psaq_mm.engine import files
+from psaq_mm.engine.image_files import ImageFiles
+from psaq_mm.errors import PSAQError
+
+
+def image(seed: int = 0) -> torch.Tensor:
+    return torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(seed))
+
+
+def test_what_is_kept_opens_again_under_the_hash_of_its_bytes(tmp_path):
+    store, kept = ImageFiles(tmp_path / "pool"), image()
+    name = store.keep(kept)
+    assert name == hashlib.sha256(kept.numpy().tobytes()).hexdigest()
+    assert torch.equal(store.open(name), kept)
+    assert [path.name for path in (tmp_path / "pool").iterdir()] == [f"{name}.pth"]
+
+
+def test_a_view_of_a_batch_takes_its_own_bytes_only(tmp_path):
+    store, batch = ImageFiles(tmp_path), torch.randn(64, 3, 8, 8)
+    strided = batch.to(memory_format=torch.channels_last)
+    assert store.keep(batch[3]) == store.keep(strided[3])
+    assert store.path(store.keep(batch[3])).stat().st_size < 4 * batch[3].nbytes
+
+
+def test_an_image_that_is_there_is_not_written_again(tmp_path, monkeypatch):
+    store = ImageFiles(tmp_path)
+    name = store.keep(image())
+    monkeypatch.setattr(files, "write_tensors", lambda *_: pytest.fail("written again"))
+    assert store.keep(image()) == name
+
+
+def test_an_opened_image_outlasts_its_file(tmp_path):
+    store = ImageFiles(tmp_path)
+    opened = store.open(store.keep(image()))
+    store.retain(set())
+    assert not list(tmp_path.iterdir()) and torch.equal(opened, image())
+
+
+def test_the_images_of_the_last_two_states_stay(tmp_path):
+    store = ImageFiles(tmp_path)
+    a, b = (store.keep(image(seed)) for seed in range(2))
+    store.retain({a, b})
+    c = store.keep(image(2))
+    for names, left in (({b, c}, {a, b, c}), ({c}, {b, c}), ({c}, {c})):
+        store.retain(names)
+        assert {path.stem for path in tmp_path.iterdir()} == left
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(data, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write_tensors", full)
+    with pytest.raises(PSAQError, match="No space left on device"):
+        ImageFiles(tmp_path).keep(image())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other", "no-archive", "missing"])
+def test_damage_is_found_and_written_anew(tmp_path, damage):
+    store = ImageFiles(tmp_path)
+    name = store.keep(image())
+    path = store.path(name)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:500])
+    elif damage == "other":
+        torch.save(image(1), path)
+    elif damage == "no-archive":
+        path.write_bytes(b"nothing")
+    else:
+        path.unlink()
+    with pytest.raises(OSError, match=name):
+        store.check([name])
+    assert not path.exists()
+    assert store.keep(image()) == name
+    store.check([name])
