@@ -39,7 +39,8 @@ def test_the_tool_times_entropy_and_steps(run_here, tiny_recipe, tmp_path):
     outcome = run_here("benchmark_generation.py", tmp_path / "tiny.py", "--size", SIZE, SIZE, *options, "-o", out)
     assert (outcome.code, outcome.err) == (0, "")
     record = json.loads(out.read_text())
-    assert len(record["rows"]) == len(ENTROPIES) + 5 and record["threads"] == 1
+    # the entropies a second time where the C library can keep freed memory
+    assert len(record["rows"]) in (len(ENTROPIES) + 5, 2 * len(ENTROPIES) + 5) and record["threads"] == 1
     assert all(row["seconds_median"] > 0 and row["batch"] == 2 for row in record["rows"])
     assert {"tiny 64x64: entropy, a / ours", "tiny 64x64: generator step / bare pass"} <= set(record["ratios"])
     assert all(0 <= value < 1e-4 for value in record["errors"].values())
