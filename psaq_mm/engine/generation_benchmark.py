@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,10 +19,9 @@ from torch import Tensor, nn
 
 from ..generation import AttentionTokens, FeatureDistance, PatchSimilarityEntropy, SampleOptimiser, initial_images
 from ..generation.entropy import V1_BANDWIDTH, V1_OFFSET, V1_POINTS
-from ..models import AttentionTaps, backbone_of, backbone_outputs, output_function
+from ..models import AttentionTaps, backbone_of, backbone_outputs, output_function, pixel_bounds
 from ..quantization import calibrating, freeze
-from .generator import ImageGenerator
-from .loops.base import pixel_bounds
+from .generator import Competition, ImageGenerator
 from .memory import keep_freed_memory, memory_growth
 from .timing import cpu, interleaved, ratio
 
@@ -130,15 +128,7 @@ class GenerationBenchmark:
             backbone_outputs(student, self.images)
         freeze(student)
         student.requires_grad_(False)
-        # All that the generator asks a runner for.
-        self.runner = SimpleNamespace(
-            teacher=teacher,
-            student=student,
-            device=torch.device("cpu"),
-            generator=seed,
-            seed=0,
-            logger=logging.getLogger(__name__),
-        )
+        self.seed = seed
         recipe = recipe or {}
         self.warm_up, self.cycle = recipe.get("images") or {}, recipe.get("cycle") or {}
 
@@ -218,7 +208,8 @@ class GenerationBenchmark:
             distance.fit(outputs(self.teacher, self.images))
         # Copies, since the taps on the generator's teacher would listen to the bare pass too.
         models = [copy.deepcopy(self.teacher), *([self.student] if competition else [])]
-        generator = ImageGenerator(self.runner, **{**options, "amp": amp})  # type: ignore[arg-type]
+        warn = logging.getLogger(__name__).warning
+        generator = ImageGenerator(self.teacher, self.seed, 0, warn, **{**options, "amp": amp})
         times: dict[str, list[float]] = {what: [], "bare": []}
         started = 0.0
 
@@ -233,7 +224,8 @@ class GenerationBenchmark:
 
         started = time.perf_counter()
         # The first step also finds the balance of the competition, and warms up.
-        generator.optimise(self.images, rounds + 1, competition, between, outputs, distance)
+        rival = Competition(self.student, outputs, distance, competition) if competition else None
+        generator.optimise(self.images, rounds + 1, between, rival)
         times = {name: seconds[1:] for name, seconds in times.items()}
         passes = "both networks' bare passes" if competition else "bare pass"
         rows = [self.row(what, times[what], None)]

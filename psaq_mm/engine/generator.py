@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..generation import (
     AttentionTokens,
@@ -18,21 +19,39 @@ from ..generation import (
     SampleOptimiser,
     rms_differences,
 )
-from ..models import AttentionTaps, OutputFunction, backbone_of, backbone_outputs
+from ..models import AttentionTaps, OutputFunction, backbone_of, backbone_outputs, pixel_bounds
 from .guards import Backoff, MicroBatch
-from .loops.base import pixel_bounds
-
-if TYPE_CHECKING:
-    from .runner import DFQRunner
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Competition:
+    """What images seek out: the discrepancy D of a student.
+
+    Attributes:
+        student: Quantized and frozen.
+        outputs: What teacher and student are compared on.
+        distance: D.
+        share: How hard; 0 for not at all. Relative: b is set so that b D's gradient has, on the images that a batch
+            starts from, this share of L_PSE's. D itself is a hundred times larger at 4 bits than at 8, so a constant b
+            would be no competition here and chaos there.
+    """
+
+    student: nn.Module
+    outputs: OutputFunction
+    distance: FeatureDistance
+    share: float = 1.0
 
 
 class ImageGenerator:
     """Optimises batches of images against the teacher, and against the student where there is a competition.
 
     Args:
-        runner: The runner.
+        teacher: The float model.
+        generator: Of the views that steps look at.
+        seed: Of the smoothness that images aim at; of its own, so that a resumed run aims at the same.
+        warn: Told of steps that are skipped and of batches that are halved.
         lr: Adam's rate on the images.
         warmup: Steps of linear warm-up; cosine decay follows.
         entropy: The keys of :class:`psaq_mm.generation.PatchSimilarityEntropy`.
@@ -50,7 +69,10 @@ class ImageGenerator:
 
     def __init__(
         self,
-        runner: DFQRunner,
+        teacher: nn.Module,
+        generator: torch.Generator,
+        seed: int,
+        warn: Callable[[str], None],
         lr: float = 0.2,
         warmup: int = 10,
         entropy: dict[str, Any] | None = None,
@@ -63,17 +85,16 @@ class ImageGenerator:
         gradient_every: int = 10,
         save_interval: int = 50,
     ) -> None:
-        self.runner, self.amp = runner, amp
+        self.teacher, self.generator, self.warn, self.amp = teacher, generator, warn, amp
         self.lr, self.warmup, self.entropy_weight = lr, warmup, entropy_weight
         self.entropy = PatchSimilarityEntropy(**(entropy or {}))
         self.prior = ImagePrior(**(prior or {}))
-        # From the seed alone, so that a resumed run draws the same target.
-        self.prior.draw(torch.Generator().manual_seed(runner.seed or 0))
+        self.prior.draw(torch.Generator().manual_seed(seed))
         self.keep_smoothness = keep_smoothness
         self.augment = RollFlip(**(augment or {}))
-        self.micro_batch = MicroBatch(runner.logger.warning, micro_batch)
+        self.micro_batch = MicroBatch(warn, micro_batch)
         self.gradient_every, self.save_interval = gradient_every, save_interval
-        self.taps = AttentionTaps(backbone_of(runner.teacher)[1])
+        self.taps = AttentionTaps(backbone_of(teacher)[1])
         self.last: dict[str, float] = {}
         self.goals: Tensor | None = None
         self.balance = 0.0
@@ -82,10 +103,8 @@ class ImageGenerator:
         self,
         images: Tensor,
         steps: int,
-        competition: float,
         after_step: Callable[[SampleOptimiser], None],
-        outputs: OutputFunction | None = None,
-        distance: FeatureDistance | None = None,
+        competition: Competition | None = None,
         resume: dict[str, Any] | None = None,
     ) -> Tensor:
         """Optimise a batch.
@@ -93,12 +112,8 @@ class ImageGenerator:
         Args:
             images: ``(B, 3, H, W)`` to start from.
             steps: How many Adam steps.
-            competition: How hard the images seek out the discrepancy D; 0 for none. Relative: b is set so that b D's
-                gradient has, on the images that the batch starts from, this share of L_PSE's. D itself is a hundred
-                times larger at 4 bits than at 8, so a constant b would be no competition here and chaos there.
             after_step: Called with the optimiser after each step.
-            outputs: What teacher and student are compared on; needed where b is not 0.
-            distance: D; needed where b is not 0.
+            competition: The student that the images seek the weaknesses of; None for L_PSE and the prior alone.
             resume: What :meth:`state_dict` gave, to go on from; the images to start from then only say how many.
 
         Returns:
@@ -108,17 +123,17 @@ class ImageGenerator:
             NonFiniteLossError: A term is not finite, at ever lower learning rates.
             PSAQError: Memory runs out with a single image.
         """
-        runner = self.runner
-        lower, upper = pixel_bounds(runner.teacher)
+        lower, upper = pixel_bounds(self.teacher)
+        device = next(self.teacher.parameters()).device
         optimiser = SampleOptimiser(
-            images.to(runner.device),
-            lower.to(runner.device),
-            upper.to(runner.device),
+            images.to(device),
+            lower.to(device),
+            upper.to(device),
             lr=self.lr,
             steps=steps,
             warmup=min(self.warmup, steps // 2),
             augment=self.augment,
-            generator=runner.generator,
+            generator=self.generator,
             micro_batch=self.micro_batch.size,
             log_gradients=True,
             gradient_every=self.gradient_every,
@@ -131,19 +146,21 @@ class ImageGenerator:
         with self.taps as taps:
 
             def loss(view: Tensor, b: float) -> dict[str, Tensor]:
-                compared = bool(b) and outputs is not None and distance is not None
-                with torch.autocast(view.device.type, torch.bfloat16, enabled=self.amp and not compared):
-                    reference = (outputs if compared else backbone_outputs)(runner.teacher, view)
+                rival = competition if b else None
+                outputs = rival.outputs if rival else backbone_outputs
+                with torch.autocast(view.device.type, torch.bfloat16, enabled=self.amp and not rival):
+                    reference = outputs(self.teacher, view)
                 goal = None if self.goals is None else self.goals[optimiser.part]
                 entropy = self.entropy_of(taps.take(), optimiser.step_count)
                 terms = {"entropy": self.entropy_weight * entropy, "prior": self.prior(view, goal)}
-                if compared:
-                    terms["competition"] = -b * distance(reference, outputs(runner.student, view))
+                if rival:
+                    terms["competition"] = -b * rival.distance(reference, outputs(rival.student, view))
                 return terms
 
-            if competition and resume is None:
-                self.balance = self.with_room(optimiser, lambda: self.balanced(loss, optimiser, competition))
-            backoff = Backoff(runner.logger.warning)
+            if competition and competition.share and resume is None:
+                share = competition.share
+                self.balance = self.with_room(optimiser, lambda: self.balanced(loss, optimiser, share))
+            backoff = Backoff(self.warn)
             while optimiser.step_count < steps:
                 try:
                     self.last |= self.with_room(
@@ -181,28 +198,26 @@ class ImageGenerator:
         Raises:
             PSAQError: It runs out with a single image.
         """
-        drawn = self.runner.generator.get_state()
+        drawn = self.generator.get_state()
 
         def attempt(size: int) -> T:
             optimiser.micro_batch = size
             return call()
 
         def undo() -> None:
-            self.runner.generator.set_state(drawn)
+            self.generator.set_state(drawn)
             self.taps.take()
 
         return self.micro_batch.run(len(optimiser.images), attempt, undo)
 
-    def balanced(self, loss: Callable[..., dict[str, Tensor]], optimiser: SampleOptimiser, competition: float) -> float:
-        """b, such that b D's gradient on the first chunk of images has the norm ``competition * |grad L_PSE|``."""
+    def balanced(self, loss: Callable[..., dict[str, Tensor]], optimiser: SampleOptimiser, share: float) -> float:
+        """b, such that b D's gradient on the first chunk of images has the norm ``share * |grad L_PSE|``."""
         optimiser.part = slice(optimiser.micro_batch)
         view = optimiser.images[optimiser.part].detach().requires_grad_(True)
         terms = loss(view, 1.0)
-        if "competition" not in terms:
-            return 0.0
         of_entropy = torch.autograd.grad(terms["entropy"], view, retain_graph=True)[0].norm()
         of_distance = torch.autograd.grad(terms["competition"], view)[0].norm()
-        return competition * float(of_entropy / of_distance.clamp(min=1e-12))
+        return share * float(of_entropy / of_distance.clamp(min=1e-12))
 
 
 def gradient_norm(parameters: list[torch.nn.Parameter]) -> float:

@@ -162,12 +162,6 @@ class DFQRunner(Runner):
         """Where the model lies."""
         return next(self.teacher.parameters()).device
 
-    @property
-    def rgb(self) -> bool:
-        """Whether the model takes RGB images (rather than BGR)."""
-        preprocessor = self.teacher.data_preprocessor
-        return bool(getattr(preprocessor, "_channel_conversion", getattr(preprocessor, "to_rgb", True)))
-
     def load_or_resume(self) -> None:
         """Load the float checkpoint, once, safely and completely."""
         if self._has_loaded:

@@ -7,6 +7,7 @@ from .attention import DecomposedAttention
 from .backbones import QuantizedBackbone, QuantizedTimmClassifier, backbone_of, quantized_class
 from .convert_swin import convert_authors_swin, has_authors_names
 from .outputs import OutputFunction, backbone_outputs, calibration_function, output_function
+from .pixels import pixel_bounds, takes_rgb
 from .quantized import QuantizedModel, policy_of, quantize_in_place
 from .swin import QuantWindowMSA
 from .taps import AttentionTaps, check_image_size, register_tap
@@ -33,10 +34,12 @@ __all__ = [
     "convert_authors_swin",
     "has_authors_names",
     "output_function",
+    "pixel_bounds",
     "policy_of",
     "quantize_in_place",
     "quantized_class",
     "register_tap",
+    "takes_rgb",
     "without_downloads",
 ]
 

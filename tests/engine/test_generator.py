@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from psaq_mm.engine import DFQRunner
-from psaq_mm.engine.generator import ImageGenerator
+from psaq_mm.engine.generator import Competition, ImageGenerator
 from psaq_mm.generation import FeatureDistance
 from psaq_mm.models import backbone_outputs
 from psaq_mm.quantization import calibrating, freeze
@@ -43,12 +43,14 @@ class Passes:
 @pytest.mark.parametrize("competition", [0.0, 1.0], ids=["alone", "against-the-student"])
 def test_passes_of_a_step(runner, amp, competition):
     """One of the teacher for all terms, none of the student without competition; bfloat16 where no student is near."""
-    generator = ImageGenerator(runner, amp=amp, gradient_every=100, keep_smoothness=True)
+    options = {"amp": amp, "gradient_every": 100, "keep_smoothness": True}
+    generator = ImageGenerator(runner.teacher, torch.Generator(), 0, pytest.fail, **options)
     images, distance = torch.randn(2, 3, SIZE, SIZE), FeatureDistance()
     with torch.no_grad():
         distance.fit(backbone_outputs(runner.teacher, images))
     teacher, student = Passes(runner.teacher), Passes(runner.student)
-    found = generator.optimise(images, 3, competition, lambda _: None, backbone_outputs, distance)
+    rival = Competition(runner.student, backbone_outputs, distance, competition)
+    found = generator.optimise(images, 3, lambda _: None, rival)
     # One more of each finds the balance of the competition.
     assert (teacher.count, student.count) == ((4, 4) if competition else (3, 0))
     assert teacher.types == {torch.bfloat16 if amp and not competition else torch.float32}

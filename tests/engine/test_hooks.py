@@ -15,8 +15,8 @@ from rich.console import Console
 from psaq_mm.engine import CycleLogHook, DFQRunner, ProgressHook, SamplesHook, StateHook
 from psaq_mm.engine.hooks import AgreementHook
 from psaq_mm.engine.hooks.samples import image_grid
-from psaq_mm.engine.loops.base import pixel_bounds
 from psaq_mm.errors import UsageError
+from psaq_mm.models import pixel_bounds
 
 
 class Records:
@@ -137,12 +137,11 @@ def test_a_grid_by_hand():
 def test_samples_are_saved_in_the_order_of_pictures(tmp_path, rgb):
     image = torch.zeros(1, 3, 4, 4)
     image[:, 0 if rgb else 2] = 255.0  # red
-    preprocessor = SimpleNamespace(_enable_normalize=False)
+    preprocessor = SimpleNamespace(_enable_normalize=False, _channel_conversion=rgb)
     pool = SimpleNamespace(newest=image, images=image)
     run = runner(
         visualizer=Records(),
         teacher=SimpleNamespace(data_preprocessor=preprocessor),
-        rgb=rgb,
         pool=pool,
         folder=tmp_path,
     )

@@ -27,9 +27,8 @@ from torch import nn
 from psaq_mm.engine.arms import real_dataset
 from psaq_mm.engine.cli import import_host
 from psaq_mm.engine.job import Job
-from psaq_mm.engine.loops.base import pixel_bounds
 from psaq_mm.engine.results import main_metrics
-from psaq_mm.models import backbone_of, without_downloads
+from psaq_mm.models import backbone_of, pixel_bounds, takes_rgb, without_downloads
 from psaq_mm.quantization import quantizers
 from tests.conftest import ROOT, SHORT_RUN, SIZE, named, random_weights
 
@@ -218,7 +217,7 @@ def test_images_and_pixels_are_as_the_model_takes_them(job):
     torch.testing.assert_close(lower, -torch.tensor([123.675, 116.28, 103.53]) / torch.tensor([58.395, 57.12, 57.375]))
     images = job.runner.pool.images
     assert (images >= lower.view(3, 1, 1) - 1e-5).all() and (images <= upper.view(3, 1, 1) + 1e-5).all()
-    assert job.runner.rgb
+    assert takes_rgb(job.runner.teacher)
     # the student of an artifact that normalised nothing would see other pixels than the teacher
     assert torch.equal(job.runner.student.data_preprocessor.mean, job.runner.teacher.data_preprocessor.mean)
 

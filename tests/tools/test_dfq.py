@@ -147,7 +147,8 @@ def test_a_stopped_process_leaves_no_half_files_and_resumes(written, tmp_path, f
 @pytest.mark.full
 def test_four_kills_change_no_bit_and_no_figure(written, tmp_path):
     """Each a while after the run has come further than at the kill before."""
-    longer = {"dfq.images.steps": 12, "dfq.images.generator.save_interval": 2, "dfq.cycle.cycles": 6}
+    # Of some ten seconds, so that four kills fall into it on a fast machine too.
+    longer = {"dfq.images.steps": 50, "dfq.images.generator.save_interval": 2, "dfq.cycle.cycles": 20}
     config, chance = written(longer), random.Random(0)
     folders = [tmp_path / "whole", tmp_path / "killed"]
     assert run(config, "--work-dir", str(folders[0])).returncode == 0
@@ -156,7 +157,7 @@ def test_four_kills_change_no_bit_and_no_figure(written, tmp_path):
         before = state.stat().st_mtime_ns if state.exists() else 0
         process = start(config, "--work-dir", str(folders[1]), "--resume")
         wait_for(lambda process=process, before=before: gone_on(process, state, before))
-        time.sleep(chance.uniform(0, 1))
+        time.sleep(chance.uniform(0, 0.5))
         assert process.poll() is None, "it was done before it could be killed four times"
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)

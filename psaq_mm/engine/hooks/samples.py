@@ -11,9 +11,9 @@ from mmengine.hooks import Hook
 from PIL import Image
 from torch import Tensor
 
+from ...models import pixel_bounds, takes_rgb
 from ...registry import HOOKS
 from ..files import save_tensors, save_with
-from ..loops.base import pixel_bounds
 
 if TYPE_CHECKING:
     from ..runner import DFQRunner
@@ -58,7 +58,7 @@ class SamplesHook(Hook):
     def grid(self, runner: DFQRunner) -> np.ndarray:
         """The newest images."""
         lower, upper = pixel_bounds(runner.teacher)
-        channels = [2, 1, 0] if not runner.rgb else [0, 1, 2]
+        channels = [0, 1, 2] if takes_rgb(runner.teacher) else [2, 1, 0]
         return image_grid(runner.pool.newest[: self.images, channels], lower[channels], upper[channels])
 
     def save(self, runner: DFQRunner, step: int) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
 from mmengine.runner import BaseLoop
 from torch import Tensor
 
 from ...generation import SamplePool
+from ..generator import ImageGenerator
 
 if TYPE_CHECKING:
     from ..runner import DFQRunner
@@ -26,6 +26,13 @@ class StageLoop(BaseLoop):
 
     def __init__(self, runner: DFQRunner) -> None:
         super().__init__(runner, dataloader=None)
+
+    def image_generator(self, options: dict[str, Any] | None) -> ImageGenerator:
+        """A generator that draws from the run's own stream; its options as the recipe names them."""
+        runner = self.runner
+        return ImageGenerator(
+            runner.teacher, runner.generator, runner.seed or 0, runner.logger.warning, **(options or {})
+        )
 
     def announce(self, stage: str, total: int) -> None:
         """Tell the hooks that a stage of so many steps begins."""
@@ -49,19 +56,6 @@ class StageLoop(BaseLoop):
         if save is not None and not due and self.runner.termination.requested:
             save()
         self.runner.termination.check()
-
-
-def pixel_bounds(model: torch.nn.Module) -> tuple[Tensor, Tensor]:
-    """The valid range of pixels in normalised units, from the data preprocessor: two ``(3,)`` tensors.
-
-    A pixel p in [0, 255] becomes ``(p - mean) / std``. Where the preprocessor normalises nothing, the range is
-    [0, 255] itself.
-    """
-    preprocessor = model.data_preprocessor
-    if not getattr(preprocessor, "_enable_normalize", hasattr(preprocessor, "mean")):
-        return torch.zeros(3), torch.full((3,), 255.0)
-    mean, std = preprocessor.mean.view(-1).cpu(), preprocessor.std.view(-1).cpu()
-    return (0 - mean) / std, (255 - mean) / std
 
 
 class FillLoop(StageLoop):

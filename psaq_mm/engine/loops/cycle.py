@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...generation import FeatureDistance, NonFiniteLossError, RollFlip, SampleOptimiser, initial_images
-from ...models import output_function
+from ...models import output_function, pixel_bounds
 from ...quantization import freeze, quantizers, trainable_groups, unfreeze
 from ...registry import LOOPS
-from ..generator import ImageGenerator, gradient_norm
+from ..generator import Competition, gradient_norm
 from ..guards import Backoff, MicroBatch
-from .base import StageLoop, pixel_bounds
+from .base import StageLoop
 
 if TYPE_CHECKING:
     from ..runner import DFQRunner
@@ -84,7 +84,7 @@ class CycleLoop(StageLoop):
         if unknown:
             raise UsageError(f"lr has unknown keys {', '.join(unknown)}: known are {', '.join(RATES)}")
         self.lr = {**RATES, **(lr or {})}
-        self.generator = ImageGenerator(runner, **(generator or {})) if generator_steps else None
+        self.generator = self.image_generator(generator) if generator_steps else None
         self.augment = RollFlip(**(augment or {}))
         self.distance = FeatureDistance(**(distance or {})).to(runner.device)
         self.outputs = output_function(place, runner.teacher)
@@ -170,11 +170,9 @@ class CycleLoop(StageLoop):
         images = self.generator.optimise(
             start,
             self.generator_steps,
-            self.competition,
-            after_step=after,
-            outputs=self.outputs,
-            distance=self.distance,
-            resume=resume,
+            after,
+            Competition(runner.student, self.outputs, self.distance, self.competition),
+            resume,
         )
         runner.student.requires_grad_(True)
         unfreeze(runner.student)

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...generation import SampleOptimiser, SamplePool, initial_images
-from ...models import backbone_of, check_image_size
+from ...models import backbone_of, check_image_size, pixel_bounds
 from ...registry import LOOPS
 from ..checkpoint import read_checkpoint
 from ..files import save_tensors
-from ..generator import ImageGenerator
-from .base import FillLoop, pixel_bounds
+from .base import FillLoop
 
 if TYPE_CHECKING:
     from ..runner import DFQRunner
@@ -52,7 +51,7 @@ class GenerateLoop(FillLoop):
             raise UsageError("images, batch_size and steps of GenerateLoop must be at least 1")
         check_image_size(backbone_of(runner.teacher)[1], self.image_size)
         self.batch_size, self.steps, self.start = batch_size, steps, start
-        self.generator = ImageGenerator(runner, **(generator or {}))
+        self.generator = self.image_generator(generator)
         self.samples = Path(samples) if samples else None
 
     def run(self) -> SamplePool:
@@ -99,7 +98,7 @@ class GenerateLoop(FillLoop):
 
             self.advance("generate", index * self.steps + step, save, due=step % self.generator.save_interval == 0)
 
-        return self.generator.optimise(start, self.steps, competition=0.0, after_step=after, resume=partial["batch"])
+        return self.generator.optimise(start, self.steps, after, resume=partial["batch"])
 
 
 @LOOPS.register_module()
