@@ -7,6 +7,8 @@ import itertools
 import os
 import runpy
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +71,18 @@ def tiny_options(data: Path) -> dict:
         "test_evaluator.ann_file": f"{data}/val.json",
         **SHORT_RUN,
     }
+
+
+@contextmanager
+def little_room(size: int) -> Iterator[None]:
+    """The system refuses to write files beyond so many bytes inside the block, as a full disk does."""
+    resource = pytest.importorskip("resource", reason="the system knows no limits")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from psaq_mm.engine.benchmark_report import benchmark_markdown, merge_record, read_record
+from psaq_mm.engine.benchmark_report import record_markdown
 from psaq_mm.engine.cli import CONSOLE, benchmark_arguments, positive, read_config, run_tool
 from psaq_mm.engine.deploy_benchmark import DeployBenchmark
 from psaq_mm.engine.files import save_json, writable_file
 from psaq_mm.engine.pair import build_pair
+from psaq_mm.engine.records import merge_record, read_record
+from psaq_mm.engine.timing import cpu
 from psaq_mm.export import Maps
 from psaq_mm.models import backbone_of
 
@@ -22,7 +24,7 @@ def main() -> int:
     benchmark_arguments(parser, "deploy.json")
     parser.add_argument("--rounds", type=positive, default=20, help="how often each is timed (default: 20)")
     args = parser.parse_args()
-    record = read_record(writable_file(args.out), args.threads, "engine")
+    record = read_record(writable_file(args.out), "benchmark", cpu=cpu(), threads=args.threads)
     cfg = read_config(args)
     teacher, student = (Maps(backbone_of(model)[1]) for model in build_pair(cfg, args.random))
     height, width = args.size
@@ -33,7 +35,7 @@ def main() -> int:
             found = benchmark.run(args.rounds)
     record = merge_record(record, found)
     save_json(record, args.out)
-    CONSOLE.print(benchmark_markdown(record), soft_wrap=True, markup=False, highlight=False)
+    CONSOLE.print(record_markdown(record), soft_wrap=True, markup=False, highlight=False)
     CONSOLE.print(f"{args.out}")
     return 0
 

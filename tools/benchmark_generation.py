@@ -6,13 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from psaq_mm.engine.benchmark_report import generation_markdown, merge_record, read_record
+from psaq_mm.engine.benchmark_report import record_markdown
 from psaq_mm.engine.cli import CONSOLE, benchmark_arguments, positive, read_config, run_tool
 from psaq_mm.engine.files import save_json, writable_file
 from psaq_mm.engine.generation_benchmark import GenerationBenchmark
 from psaq_mm.engine.pair import build_pair
 from psaq_mm.engine.recipe import recipe_of
-from psaq_mm.engine.timing import threads
+from psaq_mm.engine.records import merge_record, read_record
+from psaq_mm.engine.timing import cpu, threads
 from psaq_mm.models import backbone_of, check_image_size
 
 
@@ -24,7 +25,7 @@ def main() -> int:
     parser.add_argument("--loss-rounds", type=positive, default=5, help="of the entropy alone (default: 5)")
     parser.add_argument("--step-rounds", type=positive, default=15, help="generator steps (default: 15)")
     args = parser.parse_args()
-    record = read_record(writable_file(args.out), args.threads, "what")
+    record = read_record(writable_file(args.out), "benchmark_generation", cpu=cpu(), threads=args.threads)
     cfg = read_config(args)
     teacher, student = build_pair(cfg, args.random)
     height, width = args.size
@@ -35,7 +36,7 @@ def main() -> int:
         found = benchmark.run(args.loss_rounds, args.step_rounds)
     record = merge_record(record, found)
     save_json(record, args.out)
-    CONSOLE.print(generation_markdown(record), soft_wrap=True, markup=False, highlight=False)
+    CONSOLE.print(record_markdown(record), soft_wrap=True, markup=False, highlight=False)
     CONSOLE.print(f"{args.out}")
     return 0
 

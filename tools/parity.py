@@ -6,11 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from psaq_mm.engine.benchmark_report import merge_parity, parity_markdown, read_parity
+from psaq_mm.engine.benchmark_report import record_markdown
 from psaq_mm.engine.cli import CONSOLE, positive, read_config, run_tool
 from psaq_mm.engine.deploy import Artifact
 from psaq_mm.engine.files import save_json, writable_file
 from psaq_mm.engine.parity import check_parity
+from psaq_mm.engine.records import merge_record, read_record
 from psaq_mm.export import ENGINES
 
 
@@ -26,14 +27,14 @@ def main() -> int:
     parser.add_argument("-o", "--out", type=Path, default=Path("parity.json"), help="a record, old rows are kept")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     args = parser.parse_args(namespace=argparse.Namespace(cfg_options={}, work_dir=None))
-    record = read_parity(writable_file(args.out))
+    record = read_record(writable_file(args.out), "parity")
     artifact = Artifact(read_config(args), args.checkpoint)
     height, width = args.size
     name = args.name or args.checkpoint.resolve().parent.name
     rows = check_parity(name, artifact, args.checkpoint, (height, width), args.engines, args.images)
-    record = merge_parity(record, list(rows))
+    record = merge_record(record, {"rows": list(rows)})
     save_json(record, args.out)
-    CONSOLE.print(parity_markdown(record), soft_wrap=True, markup=False, highlight=False)
+    CONSOLE.print(record_markdown(record), soft_wrap=True, markup=False, highlight=False)
     CONSOLE.print(f"{args.out}", soft_wrap=True)
     return 0
 

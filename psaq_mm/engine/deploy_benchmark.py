@@ -16,7 +16,7 @@ from ..models import check_image_size
 from ..quantization import calibrating, freeze
 from .deploy import save_openvino
 from .memory import memory_growth
-from .timing import cpu, interleaved, ratio, threads
+from .timing import interleaved, ratio, threads
 
 FLOAT, SIMULATED, INTEGER = "fp32", "fake_quantize", "int8"
 SUFFIX = {"onnxruntime": ".onnx", "openvino": ".xml"}
@@ -103,7 +103,7 @@ class DeployBenchmark:
             rounds: How often; figures are medians.
 
         Returns:
-            ``{"cpu", "threads", "rows", "ratios", "profile"}``.
+            ``{"rows", "ratios", "profile"}``, see :mod:`psaq_mm.engine.records`.
         """
         with threads(self.threads):
             seconds = interleaved(self.contenders(), rounds)
@@ -131,7 +131,7 @@ class DeployBenchmark:
             share = file_mib(self.files[engine, INTEGER]) / file_mib(self.files[engine, FLOAT])
             ratios[f"{label}{engine} file int8 / fp32"] = round(share, 3)
         profile = {label + " ".join(contender): self.profile(contender, rounds) for contender in self.files}
-        return {"cpu": cpu(), "threads": self.threads, "rows": rows, "ratios": ratios, "profile": profile}
+        return {"rows": rows, "ratios": ratios, "profile": profile}
 
     def profile(self, contender: Contender, rounds: int) -> dict[str, float]:
         """Where an engine's time goes: seconds of a pass by kind of operator, which timing itself slows down."""

@@ -23,7 +23,7 @@ from ..models import AttentionTaps, backbone_of, backbone_outputs, output_functi
 from ..quantization import calibrating, freeze
 from .generator import Competition, ImageGenerator
 from .memory import keep_freed_memory, memory_growth
-from .timing import cpu, interleaved, ratio
+from .timing import interleaved, ratio
 
 Entropy = Callable[[AttentionTokens], Tensor]
 EntropyCall = Callable[[], tuple[Tensor, list[Tensor]]]
@@ -136,7 +136,7 @@ class GenerationBenchmark:
         """Everything.
 
         Returns:
-            ``{"cpu", "threads", "rows", "ratios", "errors"}``; rows are ``{"model", "size", "batch", "what",
+            ``{"rows", "ratios", "errors"}``; rows are ``{"model", "size", "batch", "what",
             "seconds_median", "memory_mib"}``.
         """
         calls = self.entropies()
@@ -156,8 +156,6 @@ class GenerationBenchmark:
             rows, ratios = rows + more, ratios | factor
         label = f"{self.name} {self.size}: "
         return {
-            "cpu": cpu(),
-            "threads": torch.get_num_threads(),
             "rows": rows,
             "ratios": {label + name: round(value, 3) for name, value in ratios.items()},
             "errors": {label + name: float(f"{value:.2g}") for name, value in errors.items()},

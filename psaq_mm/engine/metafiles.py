@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .report import BENCHMARKS, headline, read_results, values
+from .records import is_record
+from .report import headline, read_results, values
 
 BITS = re.compile(r"_w(\d)a(\d)$")
 # What a task's figures are called by the evaluators.
@@ -30,7 +31,7 @@ def tables(folder: Path) -> dict[str, dict[str, Any]]:
     """The records of ablations by family; where there are several of one, that with most rows."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):
-        if path.stem.startswith(BENCHMARKS):
+        if is_record(path):
             continue
         results = read_results(path)
         name = family(results["config"].removeprefix("configs/").removesuffix(".py"))

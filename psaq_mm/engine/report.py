@@ -13,15 +13,12 @@ from rich.console import Console
 
 from ..errors import PSAQError
 from .arms import ARMS
-from .benchmark_report import deploy_tables
+from .benchmark_report import markdown, record_markdown
+from .records import is_record, load_record
 from .results import SCHEMA, Metric, Results, metric_of, results_table
 
 DEMO = re.compile(r"(<!-- demo-output -->\n).*?(<!-- /demo-output -->)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
-
-
-# Records of the benchmark tools, which are of other schemas.
-BENCHMARKS = ("deploy", "generation")
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -89,12 +86,6 @@ def seeds(results: dict[str, Any], arm: str) -> str:
     """How many seeds an arm has: one number, or one for each bit width where they differ, as in ``3/3/1``."""
     counts = [sum(bool(row["metrics"]) for row in rows_of(results, arm, bits)) for bits in bit_widths(results)]
     return str(counts[0]) if len(set(counts)) == 1 else "/".join(map(str, counts))
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table with its first column to the left and the others to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def columns(results: dict[str, Any]) -> list[tuple[tuple[int, int], str, Metric]]:
@@ -183,7 +174,7 @@ def fill(text: str, folder: Path) -> str:
 
     def table(match: re.Match[str]) -> str:
         path = folder / f"{match['name']}.json"
-        shown = deploy_tables(path) if match["name"].startswith(BENCHMARKS) else report(read_results(path))
+        shown = record_markdown(load_record(path)) if is_record(path) else report(read_results(path))
         return f"{match[1]}\n{shown}\n\n{match[3]}"
 
     def demo(match: re.Match[str]) -> str:

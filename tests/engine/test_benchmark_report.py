@@ -1,15 +1,8 @@
-"""Rows and ratios of a benchmark, and the record that holds them."""
+"""Records as tables."""
 
 from __future__ import annotations
 
-import copy
-import json
-
-import pytest
-
-from psaq_mm.engine.benchmark_report import benchmark_markdown, merge_record, read_record
-from psaq_mm.engine.timing import cpu
-from psaq_mm.errors import PSAQError
+from psaq_mm.engine.benchmark_report import record_markdown
 
 ROW = {
     "model": "a",
@@ -22,7 +15,8 @@ ROW = {
     "memory_mib": 7.5,
 }
 RECORD = {
-    "cpu": cpu(),
+    "tool": "benchmark",
+    "cpu": "a CPU",
     "threads": 2,
     "rows": [ROW],
     "ratios": {"a 64x64: x": 2.0},
@@ -30,37 +24,22 @@ RECORD = {
 }
 
 
-def test_rows_of_another_model_or_size_stay():
-    record = merge_record({"rows": [], "ratios": {}}, RECORD)
-    other = copy.deepcopy(RECORD)
-    other["rows"][0]["size"], other["ratios"] = "32x32", {"a 32x32: x": 3.0}
-    record = merge_record(record, other)
-    assert [row["size"] for row in record["rows"]] == ["64x64", "32x32"]
-    assert record["ratios"] == {"a 64x64: x": 2.0, "a 32x32: x": 3.0}
-    again = copy.deepcopy(RECORD)
-    again["rows"][0]["seconds_median"], again["ratios"] = 0.5, {"a 64x64: y": 1.0}
-    record = merge_record(record, again)
-    assert [(row["size"], row["seconds_median"]) for row in record["rows"]] == [("32x32", 0.0123), ("64x64", 0.5)]
-    assert record["ratios"] == {"a 32x32: x": 3.0, "a 64x64: y": 1.0}
-
-
 def test_markdown_shows_spread_and_what_is_unknown():
-    text = benchmark_markdown(RECORD)
+    text = record_markdown(RECORD)
     assert "| a | 64x64 | torch | fp32 | 12.3 (12.0-13.0) |  | 8 |" in text
     assert "| a 64x64: x | 2.00 |" in text
     assert text.endswith(
-        "| ms by kind of operator | products | rest |\n|---|---:|---:|\n| a 64x64: onnxruntime int8 | 2.00 | 0.50 |\n"
+        "| ms by kind of operator | products | rest |\n| --- | ---: | ---: |\n"
+        "| a 64x64: onnxruntime int8 | 2.00 | 0.50 |"
     )
 
 
-def test_times_of_another_machine_are_not_mixed(tmp_path):
-    path = tmp_path / "deploy.json"
-    assert read_record(path, 2, "engine") == {"rows": [], "ratios": {}}
-    path.write_text(json.dumps(RECORD))
-    assert read_record(path, 2, "engine") == RECORD
-    with pytest.raises(PSAQError, match="with 2 threads: give another --out"):
-        read_record(path, 4, "engine")
-    for text in ("[]", "no json", json.dumps({"rows": []}), json.dumps({**RECORD, "rows": [{"what": "a"}]})):
-        path.write_text(text)
-        with pytest.raises(PSAQError, match="is no record of this tool"):
-            read_record(path, 2, "engine")
+def test_parity_shows_what_engines_differ_by():
+    row = {"model": "a", "bits": "w4a8", "size": "64x64", "engine": "simulation", "sqnr_db": None}
+    rows = [
+        {**row, "metrics": {"coco/bbox_mAP": 0.6}},
+        {**row, "engine": "openvino", "sqnr_db": 45.04, "metrics": {"coco/bbox_mAP": 0.598}},
+    ]
+    text = record_markdown({"tool": "parity", "rows": rows})
+    assert "| a | w4a8 | 64x64 | simulation |  | box AP 0.600 |" in text
+    assert "| a | w4a8 | 64x64 | openvino | 45.0 | box AP 0.598 (-0.002) |" in text

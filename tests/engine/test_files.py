@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from psaq_mm.engine.files import replacing, save_json, save_tensors, save_with, writable_file, writable_folder
-from psaq_mm.errors import UsageError
+from psaq_mm.errors import PSAQError, UsageError
+from tests.conftest import little_room
 
 
 def broken(path: Path) -> None:
@@ -35,6 +36,26 @@ def test_tensors_replace_what_was_there(tmp_path):
         save_tensors({"x": torch.tensor(value)}, tmp_path / "a.pth")
     assert int(torch.load(tmp_path / "a.pth", weights_only=True)["x"]) == 2
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda path: save_tensors({"x": torch.ones(10_000)}, path),
+        lambda path: save_json(list(range(10_000)), path),
+        lambda path: save_with(lambda scratch: scratch.write_bytes(b"x" * 40_000), path),
+    ],
+    ids=["tensors", "json", "with"],
+)
+def test_where_there_is_no_room_the_old_file_stays(tmp_path, save):
+    path = tmp_path / "a.file"
+    path.write_text("old")
+    with (
+        little_room(10_000),
+        pytest.raises(PSAQError, match="cannot write .*a.file .File too large.: make room for it"),
+    ):
+        save(path)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_writers_see_the_suffix(tmp_path):

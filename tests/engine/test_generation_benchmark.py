@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from psaq_mm.engine.benchmark_report import generation_markdown
+from psaq_mm.engine.benchmark_report import record_markdown
 from psaq_mm.engine.generation_benchmark import DENSE, ENTROPIES, OURS, PRODUCT, relative_error, value_and_gradients
 from psaq_mm.generation import AttentionTokens
 from tests.conftest import SIZE
@@ -44,4 +44,4 @@ def test_the_tool_times_entropy_and_steps(run_here, tiny_recipe, tmp_path):
     assert all(row["seconds_median"] > 0 and row["batch"] == 2 for row in record["rows"])
     assert {"tiny 64x64: entropy, a / ours", "tiny 64x64: generator step / bare pass"} <= set(record["ratios"])
     assert all(0 <= value < 1e-4 for value in record["errors"].values())
-    assert "| tiny | 64x64 | 2 | generator step |" in generation_markdown(record)
+    assert "| tiny | 64x64 | 2 | generator step |" in record_markdown(record)

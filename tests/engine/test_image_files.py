@@ -10,6 +10,7 @@ import torch
 from psaq_mm.engine import files
 from psaq_mm.engine.image_files import ImageFiles
 from psaq_mm.errors import PSAQError
+from tests.conftest import little_room
 
 
 def image(seed: int = 0) -> torch.Tensor:
@@ -55,14 +56,9 @@ def test_the_images_of_the_last_two_states_stay(tmp_path):
         assert {path.stem for path in tmp_path.iterdir()} == left
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(data, path):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files, "write_tensors", full)
-    with pytest.raises(PSAQError, match="No space left on device"):
-        ImageFiles(tmp_path).keep(image())
+def test_where_there_is_no_room_it_is_one_line_and_nothing_is_left(tmp_path):
+    with little_room(1000), pytest.raises(PSAQError, match="cannot write .*File too large.*: make room for it"):
+        ImageFiles(tmp_path).keep(torch.zeros(3, 64, 64))
     assert not list(tmp_path.iterdir())
 
 
