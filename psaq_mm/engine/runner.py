@@ -47,6 +47,11 @@ STAGES = {"images": "GenerateLoop", "calibrate": "CalibrateLoop", "cycle": "Cycl
 TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr")
 
 
+def is_ours(record: logging.LogRecord) -> bool:
+    """Whether the run itself speaks, or something failed: what libraries warn of is in the log file alone."""
+    return record.levelno >= logging.ERROR or Path(record.pathname).is_relative_to(Path(__file__).parents[1])
+
+
 @RUNNERS.register_module()
 class DFQRunner(Runner):
     """Quantizes a trained model without data.
@@ -140,12 +145,14 @@ class DFQRunner(Runner):
         return model.to(get_device())
 
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
-        """mmengine's logger; where the config says ``quiet``, only warnings reach the terminal."""
+        """mmengine's logger; where the config says ``quiet``, only our own warnings and errors reach the terminal."""
         logger = super().build_logger(log_level, log_file, **kwargs)
         if self.cfg.get("dfq", {}).get("quiet", False):
             for handler in logger.handlers:
                 if type(handler) is logging.StreamHandler:
-                    handler.setLevel(logging.ERROR)
+                    handler.setLevel(logging.WARNING if is_main_process() else logging.ERROR)
+                    handler.addFilter(is_ours)
+                    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
         return logger
 
     def bare_model(self) -> nn.Module:
@@ -319,7 +326,7 @@ class DFQRunner(Runner):
                     return self.test()
         except FileNotFoundError as error:
             self.missing_data = missing_path(error)
-            self.logger.warning(f"evaluation skipped: {self.missing_data} is not there")
+            self.logger.info(f"evaluation skipped: {self.missing_data} is not there")
             return None
         finally:
             self.model = current

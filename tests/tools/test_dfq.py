@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -102,6 +103,19 @@ def test_resume_goes_on(run_dfq, tmp_path, finished, monkeypatch):
     monkeypatch.setattr("psaq_mm.engine.generator.ImageGenerator.optimise", None)
     outcome = run_dfq(None, "--resume")
     assert outcome.code == 0, outcome.err
+    assert equal(state_of(tmp_path / "work"), state_of(finished.runner.folder))
+
+
+def test_a_run_that_falls_back_says_so_on_the_terminal(run_dfq, tmp_path, finished):
+    """One line, without what mmengine warns of by the way."""
+    assert run_dfq().code == 0
+    newest = tmp_path / "work" / "dfq_state.pth"
+    shutil.copy(newest, newest.with_suffix(".previous.pth"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    outcome = run_dfq(None, "--resume")
+    assert outcome.code == 0, outcome.err
+    (line,) = [line for line in (outcome.out + outcome.err).splitlines() if "WARNING" in line]
+    assert line.startswith(f"WARNING: {newest} is missing or cannot be used: going on from the state before it")
     assert equal(state_of(tmp_path / "work"), state_of(finished.runner.folder))
 
 
