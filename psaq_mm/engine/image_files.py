@@ -1,4 +1,4 @@
-"""Images on disk, a file each: a pool that may be larger than memory, and states that need not hold it."""
+"""Images on disk, a file each: memory is free for networks, and states need not hold them."""
 
 from __future__ import annotations
 
