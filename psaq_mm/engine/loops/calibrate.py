@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...models import calibration_function
@@ -27,8 +28,8 @@ ROUNDINGS = ("nearest", "gptq")
 class CalibrateLoop(StageLoop):
     """Run the first images of the pool through the student, set every range and round the weights.
 
-    Several processes share the batches; ranges and moments are those of all of them. Where memory runs out, it begins
-    anew with smaller batches.
+    Several processes share the batches; ranges and moments are those of all of them. Where memory runs out, a
+    pass over them begins anew with smaller batches.
 
     Args:
         runner: The runner.
@@ -50,33 +51,36 @@ class CalibrateLoop(StageLoop):
 
     def run(self) -> nn.Module:
         """Calibrate the student."""
-        return self.micro_batch.run(self.batch_size, self.calibrate)
-
-    def calibrate(self, size: int) -> nn.Module:
-        """Calibrate with so many images of a batch at a time."""
         runner = self.runner
-        forward = calibration_function(runner.scope, runner.teacher)
         batches = runner.pool.first(self.images).split(self.batch_size)
         # Where there are fewer batches than processes, or their order counts, each takes all.
         ordered = any(quantizer.spec.range == "ema" for _, quantizer in quantizers(runner.student))
         shared = 1 < get_world_size() <= len(batches) and not ordered
         if shared:
             batches = batches[get_rank() :: get_world_size()]
-        batches = [part for batch in batches for part in batch.split(size)]
-        passes: list[Any] = [partial(calibrating, across_processes=shared)]
+        observers: list[Any] = [partial(calibrating, across_processes=shared)]
         if self.rounding == "gptq":
-            passes.append(recording_moments)
-        self.announce("calibrate", len(passes) * len(batches))
-        step = 0
-        for observe in passes:
-            with observe(runner.student) as seen, torch.no_grad():
-                for batch in batches:
-                    forward(runner.student, batch.to(runner.device))
-                    step += 1
-                    self.advance("calibrate", step)
+            observers.append(recording_moments)
+        self.announce("calibrate", len(observers) * len(batches))
+        seen: Any = None
+        for done, observe in enumerate(observers):
+            # Each pass by itself: what processes exchange at its end, they exchange once.
+            one = partial(self.observe, observe, batches, done * len(batches))
+            seen = self.micro_batch.run(self.batch_size, one)
         if self.rounding == "gptq":
             for layer in quantized_linears(runner.student) if shared else ():
                 moment = seen.setdefault(layer, layer.weight.new_zeros([layer.in_features] * 2, dtype=torch.float64))
                 all_reduce(moment)
             round_weights(seen)
         return runner.student
+
+    def observe(self, observe: Any, batches: Sequence[Tensor], done: int, size: int) -> Any:
+        """Pass the batches through the student, so many images at a time; gives what the observer yields."""
+        runner = self.runner
+        forward = calibration_function(runner.scope, runner.teacher)
+        with observe(runner.student) as seen, torch.no_grad():
+            for step, batch in enumerate(batches, done + 1):
+                for part in batch.split(size):
+                    forward(runner.student, part.to(runner.device))
+                self.advance("calibrate", step)
+        return seen
