@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..generation import image_bytes
-from .files import save_tensors
+from .files import save_tensors, writable_folder
+
+# An image's file, or the scratch that a killed process left of one; nothing else in the folder is ours.
+OURS = re.compile(r"(\.\d+\.)?[0-9a-f]{64}\.pth")
 
 
 class ImageFiles:
@@ -39,33 +44,40 @@ class ImageFiles:
         """
         name = hashlib.sha256(image_bytes(image)).hexdigest()
         if not self.path(name).exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.folder.is_dir():
+                writable_folder(self.folder)
             save_tensors(image.detach().clone(), self.path(name))
         return name
 
     def open(self, name: str) -> Tensor:
         """An image, mapped: to be read, not written."""
-        return torch.load(self.path(name), mmap=True, weights_only=True)
+        # As a string: torch 2.2 and older map nothing else.
+        return torch.load(str(self.path(name)), mmap=True, weights_only=True)
 
     def check(self, names: Iterable[str]) -> None:
-        """Make sure that images can be opened; a file that isn't what its name says is deleted.
+        """Make sure that images can be opened; files that aren't what their names say are deleted.
 
         Raises:
             OSError: One is missing or damaged.
         """
-        for name in names:
-            try:
-                whole = hashlib.sha256(image_bytes(self.open(name))).hexdigest() == name
-            except RuntimeError:  # torch's for an archive that is cut off
-                whole = False
-            if not whole:
-                self.path(name).unlink(missing_ok=True)
-                raise OSError(f"{self.path(name)} is damaged")
+        damaged = [name for name in names if not self.is_whole(name)]
+        for name in damaged:
+            self.path(name).unlink(missing_ok=True)
+        if damaged:
+            raise OSError(f"{self.path(damaged[0])} is missing or damaged")
+
+    def is_whole(self, name: str) -> bool:
+        """Whether an image's file is there and holds what its name says."""
+        try:
+            return hashlib.sha256(image_bytes(self.open(name))).hexdigest() == name
+        except Exception:  # a flipped bit can make anything of a file's structure
+            return False
 
     def retain(self, names: set[str]) -> None:
-        """Delete all files but those named now and the last time: those of the newest state and the one before."""
+        """Delete all images but those named now and the last time: those of the newest state and the one before."""
         kept = names | self.retained
         for path in self.folder.glob("*.pth"):
-            if path.stem not in kept:
-                path.unlink()
+            if OURS.fullmatch(path.name) and path.stem not in kept:
+                with suppress(OSError):  # it takes room, no more
+                    path.unlink()
         self.retained = names

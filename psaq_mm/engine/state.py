@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +74,7 @@ def readable_states(path: Path, images: ImageFiles) -> list[tuple[Path, dict[str
             state = torch.load(one, map_location="cpu", weights_only=True)
             images.check(image_names(state))
             found.append((one, state))
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError):
+        except Exception:  # a flipped bit can make anything of a file; the answer is the same
             continue
     if paths and not found:
         raise PSAQError(f"{path} cannot be read: delete it and start anew")
@@ -119,6 +118,8 @@ def restore_state(runner: DFQRunner) -> None:
         runner.logger.warning(f"{newest} is missing or cannot be used: going on from the state before it, {path}")
     if state.pop("recipe") != recipe_hash(runner):
         raise UsageError(f"{path} belongs to another recipe: leave out --resume or choose another --work-dir")
+    if path != newest:  # else the next save would put what cannot be used in the place of this one
+        os.replace(path, newest)
     runner.image_files.retained = image_names(state)
     runner.pool.load_state_dict(state.pop("pool"))
     runner.generator.set_state(state.pop("rng"))

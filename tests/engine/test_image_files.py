@@ -80,3 +80,54 @@ def test_damage_is_found_and_written_anew(tmp_path, damage):
     assert not path.exists()
     assert store.keep(image()) == name
     store.check([name])
+
+
+def test_all_that_is_damaged_is_deleted_at_once(tmp_path):
+    store = ImageFiles(tmp_path)
+    names = [store.keep(image(seed)) for seed in range(3)]
+    for name in names[:2]:
+        store.path(name).write_bytes(b"nothing")
+    with pytest.raises(OSError, match=names[0]):
+        store.check(names)
+    assert {path.stem for path in tmp_path.iterdir()} == {names[2]}
+
+
+def test_a_flipped_bit_is_found_or_harmless(tmp_path):
+    """Whatever torch makes of the file: many kinds of error, or other values."""
+    store = ImageFiles(tmp_path)
+    name = store.keep(image())
+    whole, found = store.path(name).read_bytes(), 0
+    for position in range(0, len(whole), 17):
+        broken = bytearray(whole)
+        broken[position] ^= 1
+        store.path(name).write_bytes(broken)
+        if store.is_whole(name):
+            assert torch.equal(store.open(name), image())
+        else:
+            found += 1
+    # A quarter of the file is the image; the rest is structure, of which not every byte counts.
+    assert found > len(whole) / 17 / 4
+
+
+def test_what_others_put_there_stays(tmp_path):
+    store = ImageFiles(tmp_path)
+    (tmp_path / "my_model.pth").touch()
+    name = store.keep(image())
+    scratch = tmp_path / f".123.{name}.pth"
+    scratch.touch()
+    store.retain(set())
+    assert [path.name for path in tmp_path.iterdir()] == ["my_model.pth"]
+
+
+def test_a_folder_that_cannot_be_is_one_line(tmp_path):
+    (tmp_path / "pool").touch()
+    with pytest.raises(PSAQError, match="cannot write to the work dir"):
+        ImageFiles(tmp_path / "pool").keep(image())
+
+
+def test_files_are_mapped_by_a_string(tmp_path, monkeypatch):
+    """Older versions of torch map nothing else."""
+    store, load, given = ImageFiles(tmp_path), torch.load, []
+    monkeypatch.setattr(torch, "load", lambda file, **kwargs: (given.append((file, kwargs)), load(file, **kwargs))[1])
+    store.open(store.keep(image()))
+    assert isinstance(given[0][0], str) and given[0][1] == {"mmap": True, "weights_only": True}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mmengine.dist import barrier
 from mmengine.hooks import Hook
 
 from ...registry import HOOKS
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 @HOOKS.register_module()
 class StateHook(Hook):
-    """Saves the runner's state after every stage and every ``interval`` cycles.
+    """Saves the runner's state after every stage and every ``interval`` cycles; all processes wait for each other.
+
+    Each then has a state of this point until all have one of the next, so that they can go on together.
 
     Args:
         interval: In cycles.
@@ -27,8 +30,10 @@ class StateHook(Hook):
         """Save once a stage is done."""
         runner.state["done"] = [*runner.state.get("done", []), stage]
         runner.save_state()
+        barrier()
 
     def after_cycle(self, runner: DFQRunner, cycle: int, **_: Any) -> None:
         """Save after a cycle."""
         if cycle % self.interval == 0:
             runner.save_state()
+            barrier()
