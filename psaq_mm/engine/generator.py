@@ -142,7 +142,10 @@ class ImageGenerator:
         self.balance = 0.0
         if resume is not None:
             optimiser.load_state_dict(resume["optimiser"])
-            self.goals, self.balance = resume["goals"], resume["balance"]
+            goals, self.balance = resume["goals"], resume["balance"]
+            self.goals = None if goals is None else goals.to(device)
+            # What was found to fit: sums over other chunks would differ in their last bits.
+            self.micro_batch.size = optimiser.micro_batch
         with self.taps as taps:
 
             def loss(view: Tensor, b: float) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> bool:
-    """Let malloc keep freed blocks of any size for the next request, for the rest of the process.
+    """Let malloc keep freed blocks (of any size; glibc before 2.35: below 32 MiB) for the rest of the process.
 
     Activations are freed in every step and wanted again in the next. glibc hands large blocks back to the kernel, which
     clears every page anew: a sixth of a generator step on CPUs.
@@ -27,8 +27,9 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    # int arguments: 2 GiB, and -1, which is never
-    return bool(mallopt(M_MMAP_THRESHOLD, 2**31 - 1)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
+    # 2 GiB, or 32 MiB, more than which glibc before 2.35 refuses; -1 is never
+    threshold = any(mallopt(M_MMAP_THRESHOLD, size) for size in (2**31 - 1, 2**25))
+    return bool(mallopt(M_TRIM_THRESHOLD, -1)) and threshold
 
 
 def give_back_freed_memory() -> None:

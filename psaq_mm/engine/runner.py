@@ -34,6 +34,7 @@ from ..registry import LOOPS, RUNNERS
 from .checkpoint import artifact_config, save_artifact
 from .data import build_test_loop, missing_path
 from .files import save_json, writable_folder
+from .guards import MicroBatch
 from .image_files import ImageFiles
 from .memory import keep_freed_memory
 from .pair import build_student, load_teacher, usage_errors
@@ -218,6 +219,7 @@ class DFQRunner(Runner):
         freeze(self.student)
         self.save()
         previous_path(state_path(self)).unlink(missing_ok=True)
+        self.image_files.retain(set(self.pool.names))
         self.model = self.student
         self.call_hook("after_run")
         return self.student
@@ -257,10 +259,13 @@ class DFQRunner(Runner):
     def measure(self) -> None:
         """Record every quantizer's SQNR on the calibration images, and the coverage."""
         forward = calibration_function(self.scope, self.teacher)
-        with recording_sqnr(self.student), torch.no_grad():
-            # As many together as calibration had room for.
-            for batch in self.pool.first(32).split(min(8, self.stages["calibrate"].micro_batch.size or 8)):
-                forward(self.student, batch.to(self.device))
+
+        def record(size: int) -> None:
+            with recording_sqnr(self.student), torch.no_grad():
+                for batch in self.pool.first(32).split(size):
+                    forward(self.student, batch.to(self.device))
+
+        MicroBatch(self.logger.warning).run(8, record)
         prefix, part = backbone_of(self.student) if self.scope == "backbone" else ("", self.student)
         self.coverage = coverage(part, self.policy, prefix=prefix)
 

@@ -13,6 +13,7 @@ import torch
 from mmengine.hooks import Hook
 
 from psaq_mm.engine import DFQRunner, guards
+from psaq_mm.engine import runner as runner_module
 from psaq_mm.engine import state as state_module
 from psaq_mm.engine.image_files import ImageFiles
 from psaq_mm.engine.loops import calibrate as calibrate_module
@@ -242,6 +243,36 @@ def test_a_state_whose_images_are_no_good_falls_back_to_the_one_before(quantize,
     same(resumed, whole)
     (log,) = tmp_path.glob(f"{resumed.timestamp}/*.log")
     assert "going on from the state before it" in log.read_text()
+
+
+def test_the_state_that_was_fallen_back_to_is_not_lost_to_the_next_kill(quantize, whole, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        quantize(tmp_path, STOPS["in-the-second-cycle"]())
+    newest = tmp_path / "dfq_state.pth"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.raises(KeyboardInterrupt):
+        quantize(tmp_path, Stop("after_stage_step", "distil"), resume=True)
+    torch.load(newest, weights_only=True)
+    same(quantize(tmp_path, resume=True), whole)
+
+
+def test_where_memory_runs_out_in_the_last_measurement_fewer_images_are_taken(whole, monkeypatch):
+    make = runner_module.calibration_function
+
+    def limited(scope, model):
+        forward = make(scope, model)
+
+        def call(student, images):
+            if len(images) > 1:
+                raise MemoryError
+            return forward(student, images)
+
+        return call
+
+    monkeypatch.setattr(runner_module, "calibration_function", limited)
+    before, whole.coverage = whole.coverage, None
+    whole.measure()
+    assert whole.coverage is not None and len(whole.coverage.rows) == len(before.rows)
 
 
 def test_the_pool_lies_on_disk_and_states_hold_names(whole):

@@ -46,8 +46,8 @@ class CycleLoop(StageLoop):
         augment: The keys of :class:`psaq_mm.generation.RollFlip` for the student's images.
         distance: The keys of :class:`psaq_mm.generation.FeatureDistance`.
         place: What is compared: ``'backbone'``, ``'blocks'``, ``'neck'`` or ``'logits'``.
-        save_interval: How often the state is saved within a cycle's student steps, in steps. Several processes save
-            after a cycle only: in between they need not stand at the same step.
+        save_interval: How often the state is saved within a cycle's student steps, in steps. Several processes
+            save in generator steps and after a cycle, not here: they need not stand at the same step.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class CycleLoop(StageLoop):
         self.fit_distance()
         done = runner.state.get("cycle", 0)
         optimizer = self.build_optimizer()
+        self.micro_batch.size = runner.state.get("micro_batch")
         if "optimizer" in runner.state:
             optimizer.load_state_dict(runner.state["optimizer"])
         self.announce("distil", self.cycles * (self.generator_steps + self.student_steps))
@@ -110,9 +111,9 @@ class CycleLoop(StageLoop):
                 part.update(terms=self.generate(cycle, part), generator=None)
             terms = part["terms"] | self.distil(optimizer, cycle, part)
             del runner.state["part"]
-            runner.state.update(cycle=cycle, optimizer=optimizer.state_dict())
+            runner.state.update(cycle=cycle, optimizer=optimizer.state_dict(), micro_batch=self.micro_batch.size)
             runner.call_hook("after_cycle", cycle=cycle, cycles=self.cycles, terms=terms)
-        for key in ("optimizer", "distance", "backoff"):
+        for key in ("optimizer", "distance", "backoff", "micro_batch"):
             runner.state.pop(key, None)
         return runner.student
 
@@ -209,7 +210,7 @@ class CycleLoop(StageLoop):
         backoff = Backoff(runner.logger.warning, runner.state.get("backoff", 1.0))
 
         def save() -> None:
-            runner.state["optimizer"] = optimizer.state_dict()
+            runner.state.update(optimizer=optimizer.state_dict(), micro_batch=self.micro_batch.size)
             runner.save_state()
 
         while (step := part["step"] + 1) <= self.student_steps:
