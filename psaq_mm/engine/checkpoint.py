@@ -217,6 +217,12 @@ def check_class_count(own: dict[str, Any], state: dict[str, Any], name: str) -> 
         )
 
 
+def class_names(meta: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's ``meta`` says of its classes, as the version that wrote it named it; mmseg asks for both."""
+    keys = ("dataset_meta",) if "dataset_meta" in meta else ("CLASSES", "PALETTE")
+    return {key: meta[key] for key in keys if key in meta}
+
+
 def artifact_config(cfg: Config, model: dict[str, Any]) -> Config:
     """The config that opens the quantized checkpoint in the host's own tools: no recipe, no training.
 

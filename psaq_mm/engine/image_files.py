@@ -32,6 +32,11 @@ class ImageFiles:
         self.folder = folder
         self.retained: set[str] = set()
 
+    @staticmethod
+    def name_of(image: Tensor) -> str:
+        """SHA-256 of an image's bytes."""
+        return hashlib.sha256(image_bytes(image)).hexdigest()
+
     def path(self, name: str) -> Path:
         """Where an image lies."""
         return self.folder / f"{name}.pth"
@@ -42,7 +47,7 @@ class ImageFiles:
         Raises:
             PSAQError: It cannot be written.
         """
-        name = hashlib.sha256(image_bytes(image)).hexdigest()
+        name = self.name_of(image)
         if not self.path(name).exists():
             if not self.folder.is_dir():
                 writable_folder(self.folder)
@@ -69,7 +74,7 @@ class ImageFiles:
     def is_whole(self, name: str) -> bool:
         """Whether an image's file is there and holds what its name says."""
         try:
-            return hashlib.sha256(image_bytes(self.open(name))).hexdigest() == name
+            return self.name_of(self.open(name)) == name
         except Exception:  # a flipped bit can make anything of a file's structure
             return False
 

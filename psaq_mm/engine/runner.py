@@ -6,17 +6,16 @@ import contextlib
 import copy
 import io
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.dist import all_gather_object, get_rank, is_distributed, is_main_process
+from mmengine.dist import get_rank, is_distributed, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.runner import BaseLoop, Runner
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import PSAQError, UsageError
 from ..generation import SamplePool
@@ -31,7 +30,7 @@ from ..quantization import (
     trainable_groups,
 )
 from ..registry import LOOPS, RUNNERS
-from .checkpoint import artifact_config, save_artifact
+from .checkpoint import artifact_config, class_names, save_artifact
 from .data import build_test_loop, missing_path
 from .files import save_json, writable_folder
 from .guards import MicroBatch
@@ -41,16 +40,12 @@ from .pair import build_student, load_teacher, usage_errors
 from .recipe import recipe_of
 from .results import timed
 from .state import previous_path, restore_state, save_state, state_path
+from .terminal import keep_terminal_quiet
 from .termination import Termination
 
 HOOKS = ("ProgressHook", "StateHook", "SamplesHook", "CycleLogHook")
 STAGES = {"images": "GenerateLoop", "calibrate": "CalibrateLoop", "cycle": "CycleLoop"}
 TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr")
-
-
-def is_ours(record: logging.LogRecord) -> bool:
-    """Whether the run itself speaks, or something failed: what libraries warn of is in the log file alone."""
-    return record.levelno >= logging.ERROR or Path(record.pathname).is_relative_to(Path(__file__).parents[1])
 
 
 @RUNNERS.register_module()
@@ -149,11 +144,7 @@ class DFQRunner(Runner):
         """mmengine's logger; where the config says ``quiet``, only our own warnings and errors reach the terminal."""
         logger = super().build_logger(log_level, log_file, **kwargs)
         if self.cfg.get("dfq", {}).get("quiet", False):
-            for handler in logger.handlers:
-                if type(handler) is logging.StreamHandler:
-                    handler.setLevel(logging.WARNING if is_main_process() else logging.ERROR)
-                    handler.addFilter(is_ours)
-                    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+            keep_terminal_quiet(logger)
         return logger
 
     def bare_model(self) -> nn.Module:
@@ -274,11 +265,7 @@ class DFQRunner(Runner):
         self.artifact_paths = self.folder / "quantized.py", self.folder / "quantized.pth"
         if not is_main_process():
             return
-        meta = {"psaq_mm": self.quantization_record()}
-        if "dataset_meta" in self.checkpoint_meta:
-            meta["dataset_meta"] = self.checkpoint_meta["dataset_meta"]
-        else:  # as the versions before named it; mmseg asks for both
-            meta |= {key: self.checkpoint_meta[key] for key in ("CLASSES", "PALETTE") if key in self.checkpoint_meta}
+        meta = {"psaq_mm": self.quantization_record(), **class_names(self.checkpoint_meta)}
         config = artifact_config(self.cfg, self.artifact.to_dict())
         save_artifact(self.folder, config, self.student, meta)
         if self.coverage is not None:
@@ -336,12 +323,6 @@ class DFQRunner(Runner):
         finally:
             self.model = current
             self.logger.info(printed.getvalue())
-
-    def gather(self, parts: list[Tensor]) -> Tensor:
-        """All processes' images, in the order of their ranks."""
-        own = [part.detach().cpu() for part in parts]
-        # As objects: processes may hold different numbers of images.
-        return torch.cat([part for one in all_gather_object(own) for part in one])
 
     def stage_done(self, stage: str) -> bool:
         """Whether a resumed run has the stage behind it."""

@@ -119,7 +119,7 @@ def restore_state(runner: DFQRunner) -> None:
     if state.pop("recipe") != recipe_hash(runner):
         raise UsageError(f"{path} belongs to another recipe: leave out --resume or choose another --work-dir")
     if path != newest:  # else the next save would put what cannot be used in the place of this one
-        os.replace(path, newest)
+        path = path.replace(newest)
     runner.image_files.retained = image_names(state)
     runner.pool.load_state_dict(state.pop("pool"))
     runner.generator.set_state(state.pop("rng"))

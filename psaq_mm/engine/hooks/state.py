@@ -29,11 +29,14 @@ class StateHook(Hook):
     def after_stage(self, runner: DFQRunner, stage: str, **_: Any) -> None:
         """Save once a stage is done."""
         runner.state["done"] = [*runner.state.get("done", []), stage]
-        runner.save_state()
-        barrier()
+        self.save(runner)
 
     def after_cycle(self, runner: DFQRunner, cycle: int, **_: Any) -> None:
         """Save after a cycle."""
         if cycle % self.interval == 0:
-            runner.save_state()
-            barrier()
+            self.save(runner)
+
+    def save(self, runner: DFQRunner) -> None:
+        """Save in every process before any goes on."""
+        runner.save_state()
+        barrier()

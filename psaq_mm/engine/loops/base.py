@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
+from mmengine.dist import all_gather_object
 from mmengine.runner import BaseLoop
 from torch import Tensor
 
@@ -33,6 +35,12 @@ class StageLoop(BaseLoop):
         return ImageGenerator(
             runner.teacher, runner.generator, runner.seed or 0, runner.logger.warning, **(options or {})
         )
+
+    def gather(self, parts: list[Tensor]) -> Tensor:
+        """All processes' images, in the order of their ranks."""
+        own = [part.detach().cpu() for part in parts]
+        # As objects: processes may hold different numbers of images.
+        return torch.cat([part for one in all_gather_object(own) for part in one])
 
     def announce(self, stage: str, total: int) -> None:
         """Tell the hooks that a stage of so many steps begins."""

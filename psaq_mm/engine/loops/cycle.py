@@ -178,7 +178,7 @@ class CycleLoop(StageLoop):
         runner.student.requires_grad_(True)
         unfreeze(runner.student)
         runner.freeze_untrained()
-        runner.pool.add(runner.gather([images]), tag=f"cycle {cycle}")
+        runner.pool.add(self.gather([images]), tag=f"cycle {cycle}")
         return {f"generator/{name}": value for name, value in self.generator.last.items()}
 
     def starting_images(self) -> Tensor:

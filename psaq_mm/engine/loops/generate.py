@@ -69,7 +69,7 @@ class GenerateLoop(FillLoop):
             partial["done"].append([self.runner.image_files.keep(image) for image in made])
             partial["batch"] = None
         names = [name for batch in partial["done"] for name in batch]
-        images = self.runner.gather([self.runner.image_files.open(name)[None] for name in names])
+        images = self.gather([self.runner.image_files.open(name)[None] for name in names])
         self.runner.state.pop("generation", None)
         if self.samples is not None and is_main_process():
             save_tensors({"state_dict": {"images": images}}, self.samples)
