@@ -14,7 +14,10 @@ from torch import Tensor
 
 from .spec import QuantSpec
 
+# The scale of what is always zero, for which any would do.
 EPS = torch.finfo(torch.float32).eps
+# The smallest scale: its reciprocal is finite, and engines that take denormal numbers for zero keep it.
+SMALLEST = torch.finfo(torch.float32).tiny
 SQNR_LIMIT = 200.0
 
 # Private in torch, hence looked up: without it the same formula is spelled out in ``_learnable``.
@@ -59,18 +62,39 @@ def affine_parameters(minimum: Tensor, maximum: Tensor, spec: QuantSpec) -> tupl
         spec: The grid.
 
     Returns:
-        Scale (float32, at least ``finfo(float32).eps``) and zero point (float32, integers within the grid), both of the
-        shape of ``minimum``.
+        Scale (float32, positive and normal) and zero point (float32, integers within the grid), both of the shape of
+        ``minimum``. Ranges that are not zero follow their values down to 1.2e-38 and up to the largest float32; a
+        channel that is always zero has the smallest scale of the others.
     """
     low, high = minimum.float().clamp(max=0), maximum.float().clamp(min=0)
     if spec.log2:
-        return high.clamp(min=EPS), torch.zeros_like(high)
+        return positive_scale(high), torch.zeros_like(high)
     if spec.symmetric:
-        scale = (torch.maximum(-low, high) / spec.quant_max).clamp(min=EPS)
+        scale = positive_scale(torch.maximum(-low, high) / spec.quant_max)
         return scale, torch.zeros_like(scale)
-    scale = ((high - low) / (spec.quant_max - spec.quant_min)).clamp(min=EPS)
+    steps = spec.quant_max - spec.quant_min
+    scale = (high - low) / steps
+    # the difference of two finite numbers may be none
+    scale = positive_scale(torch.where(torch.isfinite(scale), scale, high / steps - low / steps))
     zero_point = (spec.quant_min - (low / scale).round()).clamp(spec.quant_min, spec.quant_max)
     return scale, zero_point
+
+
+def positive_scale(scale: Tensor) -> Tensor:
+    """The scale of each range, at least ``SMALLEST``; where it is 0, the smallest of the others, or ``EPS`` of none.
+
+    A scale far from the others' would do no harm where it stands, but behind a LayerNorm weights are multiplied by
+    the ratios of scales (``QuantizedLayer.input_fold``).
+    """
+    nonzero = scale[scale > 0]
+    spare = nonzero.min() if len(nonzero) else EPS
+    return torch.where(scale > 0, scale, spare).clamp(min=SMALLEST)
+
+
+def usable_scale(scale: Tensor) -> Tensor:
+    """A scale as :func:`fake_quantize` takes it: where learning moved it to 0 or below, it counts as ``EPS``."""
+    scale = scale.detach().float()
+    return torch.where(scale > 0, scale.clamp(min=SMALLEST), EPS)
 
 
 def migrated_range(minimum: Tensor, maximum: Tensor, strength: float) -> tuple[Tensor, Tensor]:
@@ -121,8 +145,8 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec)
         dy/dzero_point = 0              inside, -scale     outside
 
     The zero point is a float that rounds here, so a learned one moves in whole steps while its gradient is that of the
-    unrounded value; likewise a learned scale below ``finfo(float32).eps`` is lifted to it and still gets its gradient,
-    so it can recover.
+    unrounded value; likewise a learned scale that is not positive counts as ``finfo(float32).eps`` and still gets
+    its gradient, so it can recover.
 
     Example: ``x = 1.2``, scale 0.5, zero point 1, 2 bits asymmetric: ``q = clamp(2 + 1, 0, 3) = 3``, ``y = 1.0``,
     ``dy/dscale = 2 - 2.4 = -0.4``. For ``x = 9``: ``q = 3``, ``y = 1.0``, ``dy/dx = 0``, ``dy/dscale = 2``,
@@ -145,7 +169,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec)
         return log2_fake_quantize(x, scale, spec)
     learned = torch.is_grad_enabled() and (scale.requires_grad or zero_point.requires_grad)
     lowest, highest = spec.quant_min, spec.quant_max
-    positive = scale.detach().float().clamp(min=EPS)
+    positive = usable_scale(scale)
     rounded = zero_point.detach().float().round().clamp(lowest, highest)
     axis = spec.axis % x.dim() if spec.per_channel else None
     if learned:
@@ -259,7 +283,26 @@ def _learnable(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, l
 def powers(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The energies of the signal ``x`` and of the noise ``x - y``, two float64 scalars that add up over batches."""
     x, y = x.detach().float(), y.detach().float()
-    return x.square().sum(dtype=torch.float64), (x - y).square().sum(dtype=torch.float64)
+    unit = power_of_two(x)
+    signal, noise = ((one / unit).square().sum(dtype=torch.float64) for one in (x, x - y))
+    return signal * unit.double().square(), noise * unit.double().square()
+
+
+def power_of_two(x: Tensor, dim: int | None = None) -> Tensor:
+    """The power of two at or below the largest magnitude: divided by it, squares neither overflow nor vanish.
+
+    Division by a power of two is exact, so what is computed of the quotient has the same digits.
+
+    Example: 3e-30 gives 2^-99 = 1.58e-30.
+
+    Args:
+        x: float32, finite.
+        dim: Along which the largest is taken, and kept as length 1; None for all of ``x``, a scalar.
+    """
+    largest = x.abs().amax() if dim is None else x.abs().amax(dim, keepdim=True)
+    exponent = torch.frexp(largest).exponent - 1
+    # within what a float32 and its reciprocal hold
+    return torch.ldexp(torch.ones_like(largest), exponent.clamp(-126, 126))
 
 
 def decibels(signal: Tensor, noise: Tensor) -> Tensor:

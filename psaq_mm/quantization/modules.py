@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import QuantizationError
-from .functional import EPS
+from .functional import usable_scale
 from .quantizer import Quantizer, State, WeightQuantizer
 from .spec import QuantSpec
 
@@ -78,7 +78,7 @@ class QuantizedLayer(nn.Module):
         calibrated = quantizer is not None and quantizer.state in (State.CALIBRATED, State.FROZEN)
         if quantizer is None or not calibrated or not quantizer.spec.per_channel:
             return None
-        scale = quantizer.scale.detach().clamp(min=EPS)
+        scale = usable_scale(quantizer.scale)
         return scale / scale.mean()
 
     def calibrate_weight(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 from .errors import QuantizationError
-from .functional import affine_parameters
+from .functional import affine_parameters, power_of_two
 from .spec import QuantSpec
 
 SAMPLE_SIZE = 2**20
@@ -167,7 +167,7 @@ class MSEObserver(Observer):
 
     def estimate(self, rows: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """See base class."""
-        sample = subsample(rows)
+        sample, (low, high), unit = self.in_units(subsample(rows), low, high)
         best = torch.full_like(low, torch.inf)
         ratio = torch.ones_like(low)
         for candidate in torch.linspace(1, LOWEST_RATIO, CLIP_RATIOS).tolist():
@@ -179,7 +179,13 @@ class MSEObserver(Observer):
             better = loss < best
             best = torch.where(better, loss, best)
             ratio = torch.where(better, candidate, ratio)
-        return low * ratio, high * ratio
+        return low * ratio * unit, high * ratio * unit
+
+    @staticmethod
+    def in_units(sample: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """Rows and ranges by a power of two of each row's size, so that no square overflows or vanishes."""
+        unit = power_of_two(torch.stack([low, high], dim=1), dim=1)
+        return sample / unit, (low / unit[:, 0], high / unit[:, 0]), unit[:, 0]
 
 
 _OBSERVERS: dict[str, type[Observer]] = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import QuantizationError
-from .functional import affine_parameters, decibels, fake_quantize, migrated_range, powers
+from .functional import affine_parameters, decibels, fake_quantize, migrated_range, powers, usable_scale
 from .observers import Observer, make_observer, rows_of
 from .spec import QuantSpec
 
@@ -137,12 +137,13 @@ class Quantizer(nn.Module):
         self._enter(State.CALIBRATED)
 
     def freeze(self) -> None:
-        """Fixes scale and zero point; freezing twice changes nothing.
+        """Fixes scale and zero point, as the forward pass takes them; freezing twice changes nothing.
 
         Raises:
             QuantizationError: The quantizer isn't calibrated.
         """
         self._require_calibrated()
+        self._assign("scale", usable_scale(self.scale))
         self._enter(State.FROZEN)
 
     def unfreeze(self) -> None:

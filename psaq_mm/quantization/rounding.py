@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import QuantizationError
+from .functional import power_of_two
 from .modules import QuantLinear
 
 BLOCK = 128
@@ -53,7 +54,7 @@ def gptq(weight: Tensor, scale: Tensor, moment: Tensor, quant_max: int, damping:
     diagonal = h.diagonal()
     order = diagonal.argsort(descending=True, stable=True)
     # A layer that only ever saw zeros has nothing to spare: its weights are rounded to the nearest.
-    added = damping * diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
+    added = damping * diagonal.mean().clamp(min=torch.finfo(torch.float64).tiny / damping)
     h = h[order][:, order] + added * torch.eye(len(h), dtype=h.dtype, device=h.device)
     u = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
     original, step = weight.detach().double(), scale.detach().double().view(-1, 1)
@@ -101,7 +102,9 @@ def recording_moments(model: nn.Module) -> Iterator[dict[QuantLinear, Tensor]]:
         fold = layer.input_fold()
         rows = (x if fold is None else x / fold).reshape(-1, x.shape[-1])
         # Summed in float64 over the batches, multiplied in float32: the products are as exact as the inputs.
-        product = (rows.T @ rows).double()
+        unit = power_of_two(rows)
+        rows = rows / unit
+        product = (rows.T @ rows).double() * unit.double().square()
         moments[layer] = moments[layer] + product if layer in moments else product
 
     handles = [layer.register_forward_pre_hook(add) for layer in quantized_linears(model)]

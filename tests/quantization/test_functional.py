@@ -167,7 +167,7 @@ def test_properties(low: float, width: float, bits: int, symmetric: bool, data: 
     spec = QuantSpec(bits, symmetric=symmetric, narrow=symmetric)
     minimum, maximum = torch.tensor([low]), torch.tensor([low + width])
     scale, zero_point = affine_parameters(minimum, maximum, spec)
-    assert scale >= torch.finfo(torch.float32).eps
+    assert scale >= torch.finfo(torch.float32).tiny
     assert zero_point == zero_point.round()
     assert spec.quant_min <= zero_point <= spec.quant_max
 
