@@ -16,6 +16,7 @@ from .calibration import (
     calibrating,
     check_calibrated,
     freeze,
+    quantized_layers,
     quantizers,
     recording_sqnr,
     set_enabled,
@@ -45,6 +46,7 @@ from .observers import (
 )
 from .policy import LayerSpecs, QuantPolicy
 from .quantizer import Quantizer, State, WeightQuantizer
+from .rates import relative_groups
 from .rounding import gptq, quantized_linears, recording_moments, round_weights
 from .spec import QuantSpec, activation_spec, weight_spec
 
@@ -82,12 +84,14 @@ __all__ = [
     "quantize_conv2d",
     "quantize_linear",
     "quantize_model",
+    "quantized_layers",
     "quantized_linears",
     "quantizers",
     "recording_moments",
     "recording_sqnr",
     "round_weights",
     "register_quantized",
+    "relative_groups",
     "set_enabled",
     "sqnr",
     "trainable_groups",

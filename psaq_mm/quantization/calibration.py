@@ -31,7 +31,7 @@ def freeze(model: nn.Module) -> None:
         QuantizationError: A quantizer isn't calibrated.
     """
     check_calibrated(model)
-    for layer in _layers(model):
+    for layer in quantized_layers(model):
         layer.refresh()
     for _, quantizer in quantizers(model):
         quantizer.freeze()
@@ -89,7 +89,7 @@ def calibrating(model: nn.Module, across_processes: bool = False) -> Iterator[nn
     observing = {name: q for name, q in _activations(model) if q.enabled}
     for quantizer in observing.values():
         quantizer.observe()
-    for layer in _layers(model):
+    for layer in quantized_layers(model):
         layer.calibrate_weight()
     try:
         yield model
@@ -111,7 +111,7 @@ def calibrating(model: nn.Module, across_processes: bool = False) -> Iterator[nn
             quantizer.reset()
         else:
             quantizer.calibrate()
-    for layer in _layers(model):
+    for layer in quantized_layers(model):
         if layer.input_fold() is not None:
             layer.calibrate_weight()
     if idle:
@@ -135,7 +135,7 @@ def recording_sqnr(model: nn.Module) -> Iterator[nn.Module]:
         QuantizationError: A quantizer isn't calibrated.
     """
     check_calibrated(model)
-    for layer in _layers(model):
+    for layer in quantized_layers(model):
         if layer.weight_quantizer is not None:
             layer.weight_quantizer.record = True
             with torch.no_grad():
@@ -159,8 +159,8 @@ def trainable_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
         activation quantizers. Parameters with ``requires_grad`` off are left out, shared ones appear once.
     """
     candidates: dict[str, list[nn.Parameter | None]] = {
-        "weight": [layer.weight for layer in _layers(model)],
-        "bias": [layer.bias for layer in _layers(model)],
+        "weight": [layer.weight for layer in quantized_layers(model)],
+        "bias": [layer.bias for layer in quantized_layers(model)],
         "scale": [parameter for _, q in _activations(model) for parameter in (q.scale, q.zero_point)],
     }
     return {
@@ -169,7 +169,8 @@ def trainable_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     }
 
 
-def _layers(model: nn.Module) -> Iterator[QuantizedLayer]:
+def quantized_layers(model: nn.Module) -> Iterator[QuantizedLayer]:
+    """Every quantized layer, shared ones once."""
     return (module for module in model.modules() if isinstance(module, QuantizedLayer))
 
 
