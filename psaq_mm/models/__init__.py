@@ -2,22 +2,26 @@
 
 from importlib.util import find_spec
 
-from .artifacts import artifact_model, without_downloads
+from .artifacts import HOSTS, artifact_model, named, without_downloads
 from .attention import DecomposedAttention
 from .backbones import QuantizedBackbone, QuantizedTimmClassifier, backbone_of, quantized_class
+from .checkpointing import without_checkpointing
 from .convert_swin import convert_authors_swin, has_authors_names
+from .image_size import check_image_size, try_image_size
 from .outputs import OutputFunction, backbone_outputs, calibration_function, output_function
-from .pixels import pixel_bounds, takes_rgb
+from .pixels import PixelUnits, image_channels, pixel_bounds, pixel_units, takes_rgb
 from .quantized import QuantizedModel, policy_of, quantize_in_place
 from .swin import QuantWindowMSA
-from .taps import AttentionTaps, check_image_size, register_tap
+from .taps import AttentionTaps, register_tap
 from .torch_attention import QuantMmcvAttention, QuantTorchAttention
 from .vit import QuantAttention, QuantMultiheadAttention
 
 __all__ = [
+    "HOSTS",
     "AttentionTaps",
     "DecomposedAttention",
     "OutputFunction",
+    "PixelUnits",
     "QuantAttention",
     "QuantMmcvAttention",
     "QuantMultiheadAttention",
@@ -33,13 +37,18 @@ __all__ = [
     "check_image_size",
     "convert_authors_swin",
     "has_authors_names",
+    "image_channels",
+    "named",
     "output_function",
     "pixel_bounds",
+    "pixel_units",
     "policy_of",
     "quantize_in_place",
     "quantized_class",
     "register_tap",
     "takes_rgb",
+    "try_image_size",
+    "without_checkpointing",
     "without_downloads",
 ]
 

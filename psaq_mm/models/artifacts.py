@@ -9,7 +9,12 @@ from mmengine.config import ConfigDict
 
 from ..errors import UsageError
 from .backbones import TIMM_CLASSIFIER, check_supported, host_class, host_name
+from .checkpointing import FLAGS
 from .quantized import policy_of
+
+HOSTS = ("mmdet", "mmseg", "mmpretrain")
+# num_cp: how many layers of a DETR's encoder
+CHECKPOINTING = {**dict.fromkeys(FLAGS, False), "num_cp": -1}
 
 
 def artifact_model(model: ConfigDict, quantization: dict[str, Any]) -> ConfigDict:
@@ -39,8 +44,8 @@ def artifact_model(model: ConfigDict, quantization: dict[str, Any]) -> ConfigDic
         quantized.quantization = options
         return quantized
     backbone = quantized.backbone
-    kind = backbone.type if isinstance(backbone.type, str) else backbone.type.__name__
-    cls = check_supported(host_class(backbone.type, backbone.pop("_scope_", None)), kind.rpartition(".")[2])
+    kind = named(backbone.type).rpartition(".")[2]
+    cls = check_supported(host_class(backbone.type, backbone.pop("_scope_", None)), kind)
     if host_name(cls) == "mmdet.SwinTransformer":
         backbone.type = "psaq_mm.QuantSwinTransformer"
     else:
@@ -50,8 +55,13 @@ def artifact_model(model: ConfigDict, quantization: dict[str, Any]) -> ConfigDic
 
 
 def without_downloads(model: ConfigDict) -> ConfigDict:
-    """A copy of a model's config that builds with random weights: a checkpoint replaces them all."""
+    """A copy of a model's config that builds with random weights and without activation checkpointing.
+
+    A checkpoint replaces the weights. Activation checkpointing is for the float model's training, and some hosts ask
+    for a package of its own for it.
+    """
     bare = copy.deepcopy(model)
+    switch_off(bare)
     for part in (bare, bare.get("backbone")):
         if part is None:
             continue
@@ -67,6 +77,17 @@ def without_downloads(model: ConfigDict) -> ConfigDict:
     return bare
 
 
+def switch_off(part: Any) -> None:
+    """Set what turns activation checkpointing on in a config, or in anything inside it, to what turns it off."""
+    if isinstance(part, dict):
+        for key, off in CHECKPOINTING.items():
+            if part.get(key):
+                part[key] = off
+        part = list(part.values())
+    for one in part if isinstance(part, (list, tuple)) else ():
+        switch_off(one)
+
+
 def classifier_type(model: ConfigDict) -> str:
     """The quantized type of a model without a backbone, which only timm's classifier may be."""
     cls = host_class(model.type, model.pop("_scope_", None))
@@ -78,5 +99,8 @@ def classifier_type(model: ConfigDict) -> str:
 
 
 def named(kind: str | type) -> str:
-    """A config's ``type`` as a string."""
-    return kind if isinstance(kind, str) else host_name(kind)
+    """A config's ``type`` as a string that the hosts' registries understand."""
+    if isinstance(kind, str):
+        return kind
+    # the full name of what no host has registered, which registries import
+    return host_name(kind) if host_name(kind).partition(".")[0] in HOSTS else f"{kind.__module__}.{kind.__qualname__}"

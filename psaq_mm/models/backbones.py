@@ -70,9 +70,19 @@ def quantized_class(host: type[nn.Module]) -> type[nn.Module]:
             AttentionTaps(self)
             quantize_in_place(self, quantization, prefix="backbone")
 
+        def __reduce__(self) -> tuple[Any, ...]:
+            # By the host's class, which pickle can find; this one is made where it is needed.
+            return _blank, (host,), self.__dict__
+
     Quantized.__name__ = Quantized.__qualname__ = f"Quant{host.__name__}"
     Quantized.__doc__ = f"``{host_name(host)}``, quantized (scope ``backbone``); see :func:`quantized_class`."
     return Quantized
+
+
+def _blank(host: type[nn.Module]) -> nn.Module:
+    """A quantized backbone that pickle is about to fill."""
+    cls = quantized_class(host)
+    return cls.__new__(cls)
 
 
 @MODELS.register_module()

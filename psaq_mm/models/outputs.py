@@ -113,7 +113,8 @@ class DetectorLogits:
         """Objectness maps of every level, then ``(images * proposals, classes + 1)``."""
         features = model.neck(model.backbone(images))
         objectness = list(model.rpn_head(features)[0])
-        rois = self.rois(images)
+        # Of the teacher's own features where they are at hand: another pass would show its tokens to the taps twice.
+        rois = self.rois(images, features if model is self.teacher else None)
         head = model.roi_head.bbox_head
         heads: Sequence[nn.Module] = list(head) if isinstance(head, nn.ModuleList) else [head]
         extractor = model.roi_head.bbox_roi_extractor
@@ -133,10 +134,15 @@ class DetectorLogits:
         return [head(extract(features[: extract.num_inputs], rois)) for head, extract in pairs]
 
     @torch.no_grad()
-    def rois(self, images: Tensor) -> Tensor:
-        """The teacher's proposals on these images, ``(n, 5)``: image index, x1, y1, x2, y2."""
+    def rois(self, images: Tensor, features: Sequence[Tensor] | None = None) -> Tensor:
+        """The teacher's proposals on these images, ``(n, 5)``: image index, x1, y1, x2, y2.
+
+        Args:
+            images: ``(images, channels, H, W)``.
+            features: The maps of its neck for them, where they are known.
+        """
         if self._images is not images:
-            features = self.teacher.neck(self.teacher.backbone(images))
+            features = self.teacher.neck(self.teacher.backbone(images)) if features is None else features
             meta = {
                 "img_shape": tuple(images.shape[-2:]),
                 "scale_factor": (1.0, 1.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -361,3 +362,17 @@ def test_the_package_needs_only_the_libraries_that_a_model_brings(hosts, importe
     code = WITHOUT_HOSTS.format(hosts=hosts)
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.split("\n")[-2:] == [f"QuantLinear {imported}", ""], done.stderr
+
+
+@EVERY
+def test_quantized_backbones_can_be_pickled_and_copied(scope, backbone, prefix):
+    student = MODELS.build(student_config(scope, backbone, {}))
+    random_weights(student)
+    images = torch.randn(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        with calibrating(student):
+            outputs(student, images)
+        expected = outputs(student, images)
+        for again in (pickle.loads(pickle.dumps(student)), copy.deepcopy(student)):
+            assert type(again) is type(student)
+            assert all(torch.equal(a, b) for a, b in zip(outputs(again, images), expected, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
+from psaq_mm.engine.pair import build_student
 from psaq_mm.errors import UsageError
 from psaq_mm.models import QuantSwinTransformer, artifact_model, calibration_function, policy_of
 from psaq_mm.quantization import (
@@ -22,6 +24,7 @@ from psaq_mm.quantization import (
     calibrating,
     coverage,
     quantizers,
+    trainable_groups,
 )
 from tests.conftest import ROOT, random_weights
 
@@ -189,3 +192,25 @@ def test_the_official_swin_s_calibrates_and_runs():
     with torch.no_grad():
         maps = model.backbone(images)
     assert [tuple(level.shape[1:]) for level in maps] == [(96, 32, 40), (192, 16, 20), (384, 8, 10), (768, 4, 5)]
+
+
+@pytest.mark.parametrize("scope", ["backbone", "model"])
+def test_a_whole_quantized_detector_can_be_pickled(detector, scope):
+    model = build(detector, {"scope": scope})
+    again = pickle.loads(pickle.dumps(model))
+    ours, theirs = model.state_dict(), again.state_dict()
+    assert type(again) is type(model) and ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items() if not key.endswith("sqnr_db"))
+
+
+def test_stages_that_the_config_freezes_are_trained(detector):
+    """frozen_stages spared the float model's training some work; rounding errs in those stages too."""
+    plain, frozen = copy.deepcopy(detector), copy.deepcopy(detector)
+    frozen.backbone.frozen_stages = 1
+    trained = []
+    for config in (plain, frozen):
+        student = build_student(artifact_model(config, {}), random_weights(MMDET_MODELS.build(config)))
+        with calibrating(student), torch.no_grad():
+            calibration_function("backbone", student)(student, torch.randn(2, 3, 64, 64))
+        trained.append({kind: len(parameters) for kind, parameters in trainable_groups(student).items()})
+    assert trained[0] == trained[1] and all(trained[0].values())
