@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,16 @@ from torch import nn
 from ..compat import versions
 from ..errors import UsageError
 from ..export import DEFAULT_OPSET, ExportError, Maps, quantized_onnx, save_onnx
-from ..models import backbone_of, check_image_size, policy_of
+from ..models import backbone_of, check_image_size, image_channels, policy_of
 from ..quantization import check_calibrated, coverage
 from .checkpoint import load_weights, read_checkpoint
 from .files import save_tensors, save_with
+from .host_types import buildable
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
 RUNS_ON = {"onnx": "onnxruntime", "openvino": "openvino"}
+# Where the written config names the exported file; no config holds this text by itself.
+PLACE = "<exported file>"
 PARTS = {"backbone": ("backbone",), "backbone+neck": ("backbone", "neck")}
 
 
@@ -54,7 +58,8 @@ class Artifact:
         model = copy.deepcopy(cfg.model)
         if cfg.get("data_preprocessor") is not None:
             model.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
-        self.model: nn.Module = HOST_MODELS.build(model)
+        with buildable(cfg, "model"):
+            self.model: nn.Module = HOST_MODELS.build(model)
         load_weights(self.model, self.state, str(checkpoint))
         self.model.eval()
         check_calibrated(self.model)
@@ -124,7 +129,13 @@ def export(
     name, backbone = backbone_of(artifact.model)
     check_image_size(backbone, size)
     proto = quantized_onnx(
-        artifact.part(PARTS[part]), size, batch=batch, opset=opset, metadata=artifact.metadata(), weights=weights
+        artifact.part(PARTS[part]),
+        size,
+        batch=batch,
+        opset=opset,
+        metadata=artifact.metadata(),
+        weights=weights,
+        channels=image_channels(backbone),
     )
     if kind == "onnx":
         save_with(lambda path: save_onnx(proto, path), target)
@@ -151,16 +162,34 @@ def save_openvino(proto: Any, target: Path) -> None:
             os.replace(path, final)
 
 
+def beside_the_config(name: str) -> str:
+    """A file in the config's own folder, as an expression of a config's text.
+
+    mmengine puts the folder into the text before it is parsed, so that the files can be moved together. In three
+    quotes, since folders may have one in their names (``O'Brien``); mmengine turns backslashes into slashes.
+    """
+    return "r'''{{ fileDirname }}''' + " + repr("/" + name)
+
+
+def quantization_without(artifact: Artifact, parts: Sequence[str]) -> dict[str, Any]:
+    """A quantized model's options for what is left of it: overrides of the exported parts alone would match nothing."""
+    left = [name for name, _ in artifact.model.named_modules() if name and name.partition(".")[0] not in parts]
+    overrides = artifact.quantization.get("overrides") or ()
+    kept = [one for one in overrides if any(fnmatchcase(name, one["pattern"]) for name in left)]
+    return {**artifact.quantization, "overrides": kept}
+
+
 def save_deployment(artifact: Artifact, target: Path, kind: str, parts: Sequence[str]) -> tuple[Path, Path]:
     """Write ``NAME.py`` and ``NAME.pth`` beside the file: the model with a RuntimeBackbone, and the rest's weights."""
     plain = copy.deepcopy(artifact.cfg.to_dict())
-    # mmengine puts the config's own folder there, so that the three files can be moved together
-    file = "{{ fileDirname }}/" + target.name
-    plain["model"]["backbone"] = {"type": "psaq_mm.RuntimeBackbone", "file": file, "engine": RUNS_ON[kind]}
+    plain["model"]["backbone"] = {"type": "psaq_mm.RuntimeBackbone", "file": PLACE, "engine": RUNS_ON[kind]}
     if "neck" in parts:
         plain["model"]["neck"] = None
+    if "quantization" in plain["model"]:  # scope model: what is left is still quantized in torch
+        plain["model"]["quantization"] = quantization_without(artifact, parts)
     config, checkpoint = target.with_suffix(".py"), target.with_suffix(".pth")
-    save_with(lambda path: Config(plain).dump(path), config)
+    text = Config(plain).pretty_text.replace(repr(PLACE), beside_the_config(target.name))
+    save_with(lambda path: path.write_text(text), config)
     kept = {key: value for key, value in artifact.state.items() if key.partition(".")[0] not in parts}
     save_tensors({"meta": artifact.meta, "state_dict": kept}, checkpoint)
     return config, checkpoint

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..export import ENGINES, Maps, by_kind, onnx_model, open_session, quantized_onnx, save_onnx
-from ..models import check_image_size
+from ..models import check_image_size, image_channels
 from ..quantization import calibrating, freeze
 from .deploy import save_openvino
 from .memory import memory_growth
@@ -70,7 +70,8 @@ class DeployBenchmark:
     ) -> None:
         check_image_size(teacher.parts[0], size)
         self.name, self.size, self.threads = name, size, cores
-        self.images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+        shape = 1, image_channels(teacher.parts[0]), *size
+        self.images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         with calibrating(student), torch.no_grad():
             student(self.images)
         freeze(student)

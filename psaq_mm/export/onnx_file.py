@@ -38,7 +38,7 @@ class Maps(nn.Module):
         self.parts = nn.ModuleList(parts)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """``(batch, 3, H, W)`` to the maps of the last part."""
+        """``(batch, channels, H, W)`` to the maps of the last part."""
         value: Any = images
         for part in self.parts:
             value = part(value)
@@ -51,6 +51,7 @@ def onnx_model(
     batch: int = 1,
     opset: int = DEFAULT_OPSET,
     metadata: Mapping[str, str] | None = None,
+    channels: int = 3,
 ) -> Any:
     """The ONNX model of a quantized or a float one.
 
@@ -64,6 +65,7 @@ def onnx_model(
         batch: Images in a batch.
         opset: Of ONNX, at least 18.
         metadata: Texts that go into the file.
+        channels: Of the images.
 
     Returns:
         An ``onnx.ModelProto`` that passed ``onnx.checker``.
@@ -85,7 +87,7 @@ def onnx_model(
     import onnx
 
     device = next(iter([*model.parameters(), *model.buffers()])).device
-    images = torch.zeros(batch, 3, *size, device=device)
+    images = torch.zeros(batch, channels, *size, device=device)
     with torch.no_grad(), silence():
         levels = len(model(images))
         try:
@@ -119,7 +121,7 @@ def quantized_onnx(
         opset: Of ONNX, at least 18; 21 for INT4.
         weights: How weights of 4 bits are stored, one of :data:`STORAGE`: as ``'int8'``, which engines multiply as
             integers, or as ``'int4'``, half as large, which engines of today turn into floats again.
-        **kwargs: ``batch`` and ``metadata`` of :func:`onnx_model`.
+        **kwargs: ``batch``, ``metadata`` and ``channels`` of :func:`onnx_model`.
 
     Raises:
         ExportError: See :func:`onnx_model` and :func:`psaq_mm.export.int4.pack_int4`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from functools import partial
@@ -11,7 +12,10 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from rich.console import Console
 
+from psaq_mm.engine.job import Job
+from psaq_mm.quantization import Quantizer
 from tests.conftest import ROOT, SIZE, named
 
 for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
@@ -58,6 +62,38 @@ def test_the_hosts_runner_evaluates_what_is_deployed(
     for key, value in expected.items():
         # proposals of random weights are all alike, so that single ties decide: a trained detector's figures are in
         # results/deploy.json
+        assert figures[key] == pytest.approx(value, abs=0.05), key
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_recipe, tiny_checkpoint, tmp_path_factory):
+    """A detector that is quantized as a whole."""
+    cfg = copy.deepcopy(tiny_recipe)
+    overrides = [{"pattern": "backbone.patch_embed", "bits": 8}, {"pattern": "*.fc_cls", "keep_fp": True}]
+    overrides.append({"pattern": "neck.lateral_convs.*", "weight_bits": 7})
+    cfg.merge_from_dict({"dfq.quantization.scope": "model", "dfq.quantization.overrides": overrides})
+    job = Job(named(cfg, tmp_path_factory.mktemp("whole")), Console(quiet=True))
+    job.run()
+    return job
+
+
+@pytest.mark.parametrize("part", ["backbone", "backbone+neck"])
+def test_what_is_left_of_a_model_that_is_quantized_as_a_whole_stays_quantized(run_export, whole, tmp_path, part):
+    """In a folder with an apostrophe: the config's text has it in a string."""
+    out = tmp_path / "O'Brien" / "detector.onnx"
+    config, checkpoint = whole.runner.artifact_paths
+    outcome = run_export(config, checkpoint, "--part", part, "--size", SIZE, SIZE, "-o", out)
+    assert (outcome.code, outcome.err) == (0, "")
+    cfg = named(Config.fromfile(out.with_suffix(".py")), tmp_path / "work")
+    patterns = [one.pattern for one in cfg.model.quantization.overrides]
+    assert patterns == ["*.fc_cls", "neck.lateral_convs.*"][: 1 if "neck" in part else 2]
+    cfg.load_from = str(out.with_suffix(".pth"))
+    runner = Runner.from_cfg(cfg)
+    figures = runner.test()
+    assert any(isinstance(module, Quantizer) for module in runner.model.roi_head.modules())
+    assert cfg.model.backbone.file == f"{out.parent}/detector.onnx"
+    for key, value in whole.results.rows[1].metrics.items():
+        # see above: single ties of random weights
         assert figures[key] == pytest.approx(value, abs=0.05), key
 
 
