@@ -8,7 +8,7 @@ from pathlib import Path
 
 from psaq_mm.engine.cli import CONSOLE, run_tool
 from psaq_mm.engine.files import save_with, writable_folder
-from psaq_mm.engine.pictures import compare, default_device
+from psaq_mm.engine.pictures import compare, default_device, page_paths
 from psaq_mm.errors import UsageError
 
 
@@ -20,7 +20,8 @@ def main() -> int:
     parser.add_argument("artifact_config", type=Path, help="quantized.py of a work dir")
     parser.add_argument("artifact_checkpoint", type=Path, help="quantized.pth of a work dir")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    parser.add_argument("--out", type=Path, default=Path("detections.png"), help="default: detections.png")
+    help_out = "default: detections.png; further pages go beside it, as detections-2.png"
+    parser.add_argument("--out", type=Path, default=Path("detections.png"), help=help_out)
     parser.add_argument("--score-thr", type=float, default=0.5, help="draw no detection below this score")
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
@@ -29,9 +30,10 @@ def main() -> int:
         raise UsageError(f"--out {args.out} must end in .png or .jpg")
     writable_folder(args.out.parent)
     quantized = ("quantized", args.artifact_config, args.artifact_checkpoint)
-    picture = compare([("float", args.config, args.checkpoint), quantized], args.images, args.score_thr, args.device)
-    save_with(picture.save, args.out)
-    CONSOLE.print(f"{args.out}: {picture.width}x{picture.height}")
+    pages = compare([("float", args.config, args.checkpoint), quantized], args.images, args.score_thr, args.device)
+    for picture, path in zip(pages, page_paths(args.out), strict=False):
+        save_with(picture.save, path)
+        CONSOLE.print(f"{path}: {picture.width}x{picture.height}")
     return 0
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
+import mmcv
 import numpy as np
 import torch
 from mmdet.apis import inference_detector, init_detector
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 from ..errors import PSAQError, UsageError
@@ -19,6 +22,8 @@ from .checkpoint import read_checkpoint
 from .packaged import find_config, find_file
 
 SHORT_SIDE = 480
+# What one picture of a page may measure at most, and a page without its titles: viewers open that.
+LONG_SIDE, PAGE_HEIGHT = 1280, 4096
 GAP, TITLE_HEIGHT, TITLE_SIZE = 8, 36, 22
 
 
@@ -39,16 +44,39 @@ def open_detector(config: Path, checkpoint: Path, device: str) -> nn.Module:
     return init_detector(str(config), str(checkpoint), device=device)
 
 
-def read_image(path: Path) -> np.ndarray:
-    """An image, ``(H, W, 3)`` uint8 RGB.
+def read_image(path: Path, flag: str = "color") -> np.ndarray:
+    """An image as the hosts' pipelines read it, turned as its EXIF data say, ``(H, W, 3)`` uint8 RGB.
+
+    Args:
+        path: Its file.
+        flag: mmcv's; ``'color_ignore_orientation'`` leaves it as it is stored.
 
     Raises:
         UsageError: It is missing or no image.
     """
     try:
-        return np.asarray(Image.open(path).convert("RGB"))
-    except (FileNotFoundError, UnidentifiedImageError, IsADirectoryError):
-        raise UsageError(f"{path} is missing or no image: give the paths of images") from None
+        image = mmcv.imread(path, flag=flag, channel_order="rgb")
+    except (OSError, ValueError, cv2.error):
+        image = None
+    if image is None:
+        raise UsageError(f"{path} is missing or no image: give the paths of images")
+    return image
+
+
+def as_seen(path: Path, image: np.ndarray, sample: DetDataSample) -> np.ndarray:
+    """The image in the orientation in which a model's own pipeline read it."""
+    shape = tuple(sample.metainfo.get("ori_shape", image.shape[:2]))
+    return image if shape == image.shape[:2] else read_image(path, "color_ignore_orientation")
+
+
+def check_images(paths: Sequence[Path]) -> None:
+    """Make sure that files are images, before any model looks at them.
+
+    Raises:
+        UsageError: One is missing or no image.
+    """
+    for path in paths:
+        read_image(path)
 
 
 def enlarged(image: np.ndarray, sample: DetDataSample, factor: int) -> tuple[np.ndarray, DetDataSample]:
@@ -70,7 +98,7 @@ def enlarged(image: np.ndarray, sample: DetDataSample, factor: int) -> tuple[np.
 
 
 def draw(image: np.ndarray, sample: DetDataSample, meta: dict, threshold: float) -> np.ndarray:
-    """The image with detections drawn into it, both enlarged to a short side of about 480 pixels.
+    """The image with detections drawn into it, enlarged to a short side of about 480 pixels, or shrunk to 1280.
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB.
@@ -85,7 +113,12 @@ def draw(image: np.ndarray, sample: DetDataSample, meta: dict, threshold: float)
     visualizer.dataset_meta = meta
     with _fixed_colours():
         visualizer.add_datasample("picture", image, sample, draw_gt=False, pred_score_thr=threshold)
-    return visualizer.get_image()
+    picture = visualizer.get_image()
+    if max(picture.shape[:2]) > LONG_SIDE:
+        smaller = Image.fromarray(picture)
+        smaller.thumbnail((LONG_SIDE, LONG_SIDE))
+        picture = np.asarray(smaller)
+    return picture
 
 
 @contextmanager
@@ -123,8 +156,8 @@ def side_by_side(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) ->
 
 def compare(
     models: Sequence[tuple[str, Path, Path]], images: Sequence[Path], threshold: float, device: str
-) -> Image.Image:
-    """Detections of several models on the same images.
+) -> Iterator[Image.Image]:
+    """Detections of several models on the same images, in pages of at most about 4096 pixels.
 
     Args:
         models: Title, config and checkpoint of each, a column.
@@ -132,23 +165,36 @@ def compare(
         threshold: Score below which nothing is drawn.
         device: Where the models run.
 
-    Returns:
-        The picture.
+    Yields:
+        The pages, each with the titles.
 
     Raises:
         PSAQError: A checkpoint cannot be loaded.
         UsageError: A config or an image is missing.
     """
-    pixels = [read_image(path) for path in images]
-    columns, meta = [], {}
-    for _, config, checkpoint in models:
-        model = open_detector(config, checkpoint, device)
-        meta = meta or model.dataset_meta
-        found = inference_detector(model, [str(path) for path in images])
-        if not all("bboxes" in sample.pred_instances for sample in found):
-            raise PSAQError(f"{config} gives no boxes: only detectors can be shown")
-        columns.append([draw(image, sample, meta, threshold) for image, sample in zip(pixels, found, strict=True)])
-    return side_by_side(list(zip(*columns, strict=True)), [title for title, _, _ in models])
+    check_images(images)
+    detectors = [open_detector(config, checkpoint, device) for _, config, checkpoint in models]
+    meta, titles = detectors[0].dataset_meta, [title for title, _, _ in models]
+    page: list[list[np.ndarray]] = []
+    for path in images:
+        image, row = read_image(path), []
+        for (_, config, _), detector in zip(models, detectors, strict=True):
+            sample = inference_detector(detector, str(path))
+            if "bboxes" not in sample.pred_instances:
+                raise PSAQError(f"{config} gives no boxes: only detectors can be shown")
+            row.append(draw(as_seen(path, image, sample), sample, meta, threshold))
+        if page and sum(one[0].shape[0] + GAP for one in [*page, row]) > PAGE_HEIGHT:
+            yield side_by_side(page, titles)
+            page = []
+        page.append(row)
+    yield side_by_side(page, titles)
+
+
+def page_paths(out: Path) -> Iterator[Path]:
+    """Where pages go: the first to the path itself, further ones beside it (``show.png``, ``show-2.png``, …)."""
+    yield out
+    for number in itertools.count(2):
+        yield out.with_stem(f"{out.stem}-{number}")
 
 
 def default_device() -> str:

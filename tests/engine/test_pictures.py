@@ -75,7 +75,7 @@ def test_the_packages_own_detector_by_name(tmp_path, monkeypatch):
 def test_every_model_is_a_column_and_every_image_a_row(checkpoint, tmp_path):
     Image.new("RGB", (96, 64), "white").save(tmp_path / "image.png")
     models = [(title, CONFIG, checkpoint) for title in ("one", "two")]
-    picture = pictures.compare(models, [tmp_path / "image.png"] * 2, threshold=0.99, device="cpu")
+    (picture,) = pictures.compare(models, [tmp_path / "image.png"] * 2, threshold=0.99, device="cpu")
     panel = 64 * 8, 96 * 8
     assert picture.size == (2 * panel[1] + pictures.GAP, pictures.TITLE_HEIGHT + 2 * panel[0] + pictures.GAP)
 
@@ -85,4 +85,50 @@ def test_what_is_missing_is_named(missing, checkpoint, tmp_path):
     Image.new("RGB", (96, 64)).save(tmp_path / "image.png")
     paths = {"config": CONFIG, "checkpoint": checkpoint, "image": tmp_path / "image.png", missing: tmp_path / "nowhere"}
     with pytest.raises(PSAQError if missing == "checkpoint" else UsageError, match="nowhere"):
-        pictures.compare([("one", paths["config"], paths["checkpoint"])], [paths["image"]], 0.5, "cpu")
+        list(pictures.compare([("one", paths["config"], paths["checkpoint"])], [paths["image"]], 0.5, "cpu"))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_photographs_are_shown_as_they_were_held(checkpoint, tmp_path, orientation):
+    """EXIF says how to turn what is stored; the hosts' pipelines do it, so the masks are of the turned image."""
+    image, exif = Image.new("RGB", (96, 64)), Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "photo.jpg", exif=exif)
+    (picture,) = pictures.compare([("one", CONFIG, checkpoint)], [tmp_path / "photo.jpg"], threshold=0.99, device="cpu")
+    width, height = (64, 96) if orientation in (6, 8) else (96, 64)
+    assert picture.size == (width * 8, height * 8 + pictures.TITLE_HEIGHT)
+
+
+def test_an_orientation_that_a_pipeline_ignores_is_ignored(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (96, 64)).save(tmp_path / "photo.jpg", exif=exif)
+    image, sample = pictures.read_image(tmp_path / "photo.jpg"), detection(0.9)
+    assert image.shape == (96, 64, 3)
+    sample.set_metainfo({"ori_shape": (64, 96)})
+    assert pictures.as_seen(tmp_path / "photo.jpg", image, sample).shape == (64, 96, 3)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "I;16"])
+def test_images_of_other_modes_are_shown(tmp_path, mode):
+    path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
+    Image.new(mode, (30, 20)).save(path)
+    image = pictures.read_image(path)
+    assert image.shape == (20, 30, 3) and image.dtype == np.uint8
+
+
+def test_many_images_are_several_pages(checkpoint, tmp_path):
+    Image.new("RGB", (96, 64)).save(tmp_path / "image.png")
+    pages = list(pictures.compare([("one", CONFIG, checkpoint)], [tmp_path / "image.png"] * 18, 0.99, "cpu"))
+    # 512 pixels an image: seven rows and their gaps fit into 4096
+    assert [round((page.height - pictures.TITLE_HEIGHT) / 520) for page in pages] == [7, 7, 4]
+    assert all(page.height <= pictures.PAGE_HEIGHT + pictures.TITLE_HEIGHT for page in pages)
+    paths = pictures.page_paths(Path("folder/show.png"))
+    assert [next(paths).name for _ in pages] == ["show.png", "show-2.png", "show-3.png"]
+
+
+def test_large_photographs_are_shrunk():
+    sample = detection(0.9)
+    sample.pred_instances.masks = torch.zeros(1, 3000, 4000, dtype=torch.bool)
+    picture = pictures.draw(np.zeros((3000, 4000, 3), np.uint8), sample, META, threshold=0.5)
+    assert picture.shape == (960, 1280, 3)
