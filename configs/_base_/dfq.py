@@ -37,7 +37,7 @@ dfq = dict(
         competition=1.0,
         student_steps=15,
         batch_size=8,
-        lr=dict(weight=1e-4, bias=1e-4, scale=1e-2),
+        relative_lr=dict(weight=3e-3, bias=5e-4, scale=1e-2),
         distance=dict(form='mae'),
         place='backbone'),
     # Below 8 bits, outliers are worth less than the steps they cost; at 4 the step decides everywhere.

@@ -19,4 +19,4 @@ dfq = dict(
         student_steps=100,
         batch_size=4,
         # Trained for long on much data, these weights want smaller steps than the demo's.
-        lr=dict(weight=1e-5, bias=1e-5, scale=1e-3)))
+        relative_lr=dict(weight=3e-4, bias=5e-5, scale=1e-3)))

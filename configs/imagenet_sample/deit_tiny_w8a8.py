@@ -30,16 +30,16 @@ dfq = dict(
         generator=dict(lr=0.2, warmup=1, micro_batch=16),
         student_steps=15,
         batch_size=16,
-        lr=dict(weight=3e-5, bias=3e-5, scale=1e-3)),
+        relative_lr=dict(weight=6e-4, bias=1e-4, scale=1e-3)),
     by_bits=dict(
         # At 8 bits training has nothing to mend, and quiet channels behind a LayerNorm want finer steps.
         w8a8=dict(quantization=dict(norm_inputs='per_channel', norm_migration=0.5), cycle=dict(student_steps=5)),
         w4a8=dict(
             cycle=dict(
-                student_steps=30, lr=dict(weight=1e-4, bias=1e-4), augment=dict(max_shift=112, per_image=True))),
+                student_steps=30, relative_lr=dict(weight=2e-3, bias=3e-4), augment=dict(max_shift=112, per_image=True))),
         w6a6=dict(
             quantization=dict(percentile=0.01, norm_inputs='per_channel', softmax_grid='log2'),
-            cycle=dict(lr=dict(weight=1e-4, bias=1e-4), augment=dict(max_shift=112, per_image=True))),
+            cycle=dict(relative_lr=dict(weight=2e-3, bias=3e-4), augment=dict(max_shift=112, per_image=True))),
         w4a4=dict(
             quantization=dict(percentile=0.1, softmax_grid='uniform'),
-            cycle=dict(lr=dict(weight=1e-4, bias=1e-4)))))
+            cycle=dict(relative_lr=dict(weight=2e-3, bias=3e-4)))))

@@ -126,8 +126,8 @@ class Ablation:
         """Evaluate the runner's model into a row."""
         metrics = runner.evaluate(runner.bare_model())
         if metrics is None:
-            raise PSAQError(f"{runner.missing_data} is not there: an ablation needs the evaluation's data")
-        row.metrics = {key: float(value) for key, value in metrics.items()}
+            raise PSAQError(f"{runner.no_evaluation}: an ablation needs the evaluation's data")
+        row.metrics = metrics
         row.seconds |= runner.seconds
         row.peak_memory_mib = peak_memory_mib()
         self.results.dataset, self.results.images = dataset_name(runner)
@@ -144,7 +144,7 @@ class Ablation:
 
 def write_csv(results: Results, path: Path) -> None:
     """One line a row; metrics and seconds as columns."""
-    metrics = list(dict.fromkeys(key for row in results.rows for key in row.metrics))
+    metrics = list(dict.fromkeys(key for row in results.rows for key in row.scalars))
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         seconds = [f"seconds_{stage}" for stage in STAGES]
@@ -152,7 +152,7 @@ def write_csv(results: Results, path: Path) -> None:
             ["arm", "weight_bits", "activation_bits", "seed", *metrics, *seconds, "peak_memory_mib", "samples_sha256"]
         )
         for row in results.rows:
-            figures = [row.metrics.get(key, "") for key in metrics]
+            figures = [row.scalars.get(key, "") for key in metrics]
             took = [round(row.seconds.get(stage, 0.0), 2) for stage in STAGES]
             head = [row.arm, row.weight_bits, row.activation_bits, row.seed]
             writer.writerow([*head, *figures, *took, row.peak_memory_mib, row.samples_sha256])

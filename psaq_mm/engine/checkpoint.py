@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import importlib
 import pickle
+import shlex
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
@@ -22,9 +23,11 @@ from ..errors import PSAQError, UsageError
 from ..models import has_authors_names
 from ..quantization import QuantizationError
 from .files import save_tensors, save_with
+from .host_types import types_as_names
 from .packaged import find_file
 
 SHOWN_KEYS = 3
+CURL = ("curl", "-L", "--create-dirs", "-o")
 TRAINING_KEYS = (
     "train_dataloader",
     "train_cfg",
@@ -84,14 +87,15 @@ def how_to_get(path: Path, cfg: Config | dict[str, Any]) -> str:
     """
     url, converter, training = (cfg.get(f"checkpoint_{key}") for key in ("url", "converter", "training"))
     if training:
-        command = f"python tools/train.py {find_file(training)} --work-dir {path.parent}"
+        command = shlex.join(["python", "tools/train.py", str(find_file(training)), "--work-dir", str(path.parent)])
         return f"there is no public one of this model, train it with: {command}, or give another with --checkpoint"
     if not url:
         return "give its path with --checkpoint"
     fetched = path.with_name(url.rpartition("/")[2])
     if not converter or fetched == path:
-        return f"fetch it with: curl -L --create-dirs -o {path} {url}"
-    return f"fetch and convert it with: curl -L --create-dirs -o {fetched} {url} && python {converter} {fetched} {path}"
+        return f"fetch it with: {shlex.join([*CURL, str(path), url])}"
+    fetch = shlex.join([*CURL, str(fetched), url])
+    return f"fetch and convert it with: {fetch} && {shlex.join(['python', converter, str(fetched), str(path)])}"
 
 
 def read_checkpoint(path: str | Path, hint: str = "give its path with --checkpoint") -> dict[str, Any]:
@@ -107,6 +111,13 @@ def read_checkpoint(path: str | Path, hint: str = "give its path with --checkpoi
     Raises:
         PSAQError: It is missing, truncated, or holds pickled objects that ``weights_only`` refuses.
     """
+    if "://" in str(path):
+        file = str(path).rpartition("/")[2].partition("?")[0]
+        raise PSAQError(
+            f"the checkpoint {path} is an address, and nothing is fetched here: fetch it with: "
+            f"curl -L --create-dirs -o checkpoints/{shlex.quote(file)} {shlex.quote(str(path))}, then give "
+            f"--checkpoint checkpoints/{file}"
+        )
     path = Path(path)
     if not path.is_file():
         raise PSAQError(f"there is no checkpoint at {path}: {hint}")
@@ -144,7 +155,8 @@ def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
 
     Raises:
         PSAQError: Keys are missing, unexpected or of other shapes (the first are listed), the bit widths differ, one
-            of both is quantized and the other float, or the names are those of the Swin authors.
+            of both is quantized and the other float, the names are those of the Swin authors, or a value is not a
+            number.
     """
     state = OrderedDict((key.removeprefix("module."), value) for key, value in state.items())
     own = model.state_dict()
@@ -164,7 +176,7 @@ def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
     if missing and has_authors_names(state) and not has_authors_names(own):
         raise PSAQError(
             f"the checkpoint {name} has the Swin authors' names and order of patches: convert it with "
-            f"python tools/convert_swin.py {name} OUT, then give OUT"
+            f"{shlex.join(['python', 'tools/convert_swin.py', name])} OUT, then give OUT"
         )
     differing = {*missing, *unexpected}
     if differing and differing <= is_quantizer and not shapes:
@@ -188,10 +200,34 @@ def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
                 f"the checkpoint {name} is {hint or 'of another architecture'}: it {what} "
                 f"{', '.join(keys[:SHOWN_KEYS])}{more}; give the checkpoint that belongs to the config"
             )
+    check_finite(state, name)
     try:
         model.load_state_dict(state)
     except QuantizationError as error:
         raise PSAQError(f"the checkpoint {name} does not fit: {error}") from None
+
+
+def check_finite(state: dict[str, Any], name: str) -> None:
+    """Make sure that a checkpoint's values are numbers.
+
+    Infinity is let pass in what is no parameter by its name: masks hold it. So is NaN as an SQNR that is not known.
+
+    Raises:
+        PSAQError: A tensor holds NaN, or a weight or bias infinity; the message names the first and how many there are.
+    """
+    broken = []
+    for key, value in state.items():
+        if not (isinstance(value, torch.Tensor) and value.is_floating_point()) or key.endswith(".sqnr_db"):
+            continue
+        finite = torch.isfinite(value)
+        if not finite.all() and (key.endswith(("weight", "bias")) or torch.isnan(value).any()):
+            broken.append(f"{key} ({int((~finite).sum())} of {value.numel()} values)")
+    if broken:
+        more = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
+        raise PSAQError(
+            f"the checkpoint {name} is broken: NaN or infinity in {broken[0]}{more}; give another one, such as an "
+            "earlier one of its training"
+        )
 
 
 def check_class_count(own: dict[str, Any], state: dict[str, Any], name: str) -> None:
@@ -230,10 +266,10 @@ def artifact_config(cfg: Config, model: dict[str, Any]) -> Config:
         cfg: The recipe.
         model: The quantized model's config.
     """
-    plain = copy.deepcopy(cfg.to_dict())
+    plain = types_as_names(cfg.to_dict())
     for key in (*TRAINING_KEYS, "dfq", "runner_type", "work_dir", "launcher", "custom_hooks"):
         plain.pop(key, None)
-    plain["model"] = model
+    plain["model"] = types_as_names(model)
     # The recipe's own imports too: they may register a part of the model that stays as it is.
     imports = (plain.get("custom_imports") or {}).get("imports") or []
     imports = dict.fromkeys([*([imports] if isinstance(imports, str) else imports), "psaq_mm"])

@@ -16,12 +16,12 @@ from rich.console import Console
 from ..compat import DISTRIBUTIONS, import_quietly
 from ..errors import PSAQError, UsageError
 from ..generation import GenerationError, NonFiniteLossError
+from ..models import HOSTS, named
 from ..quantization import QuantizationError
 from .packaged import find_config, find_file
 from .termination import Terminated
 
 CONSOLE = Console()
-HOSTS = ("mmdet", "mmseg", "mmpretrain")
 
 
 def common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,9 +78,9 @@ def foreign_parts(model: Any) -> dict[str, str]:
     """The libraries that a model's parts name (``type='mmseg.Feature2Pyramid'``), each with the first such type."""
     found: dict[str, str] = {}
     if isinstance(model, dict):
-        library = str(model.get("type")).partition(".")[0]
-        if library in HOSTS:
-            found[library] = model["type"]
+        kind = named(model.get("type") or "")
+        if (library := kind.partition(".")[0]) in HOSTS:
+            found[library] = kind
         model = list(model.values())
     for part in model if isinstance(model, (list, tuple)) else ():
         found = {**foreign_parts(part), **found}
@@ -103,7 +103,7 @@ def read_config(args: argparse.Namespace) -> Config:
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / path.stem)
     if args.checkpoint:
         cfg.load_from = args.checkpoint
-    if cfg.get("load_from"):
+    if cfg.get("load_from") and "://" not in cfg.load_from:
         cfg.load_from = str(find_file(cfg.load_from))
     return cfg
 

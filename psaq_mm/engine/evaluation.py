@@ -12,11 +12,13 @@ from mmengine.runner import Runner
 from ..errors import UsageError
 from .checkpoint import load_weights, read_checkpoint
 from .data import needed, readable
+from .host_types import buildable
+from .results import Figure, as_figure
 
 NUMBER = itertools.count()
 
 
-def evaluate(cfg: Config, checkpoint: str | Path, folder: Path) -> dict[str, float]:
+def evaluate(cfg: Config, checkpoint: str | Path, folder: Path) -> dict[str, Figure]:
     """Run a config's test set through its model, by mmengine's runner.
 
     Args:
@@ -41,10 +43,11 @@ def evaluate(cfg: Config, checkpoint: str | Path, folder: Path) -> dict[str, flo
     cfg.resume = False
     if cfg.get("visualizer"):
         cfg.visualizer.name = name
-    runner = Runner.from_cfg(cfg)
+    with buildable(cfg, "model"):
+        runner = Runner.from_cfg(cfg)
     load_weights(runner.model, loaded["state_dict"], str(checkpoint))
     described = cfg.test_dataloader["dataset"]
     with needed(described):
         with readable(described):
             runner._test_dataloader = runner.build_dataloader(runner._test_dataloader, seed=runner.seed)
-        return runner.test()
+        return {key: as_figure(value) for key, value in runner.test().items()}

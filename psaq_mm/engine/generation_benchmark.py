@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..generation import AttentionTokens, FeatureDistance, PatchSimilarityEntropy, SampleOptimiser, initial_images
 from ..generation.entropy import V1_BANDWIDTH, V1_OFFSET, V1_POINTS
-from ..models import AttentionTaps, backbone_of, backbone_outputs, output_function, pixel_bounds
+from ..models import AttentionTaps, backbone_of, backbone_outputs, output_function, pixel_units
 from ..quantization import calibrating, freeze
 from .generator import Competition, ImageGenerator
 from .memory import keep_freed_memory, memory_growth
@@ -122,8 +122,8 @@ class GenerationBenchmark:
         self.name, self.size, self.batch = name, f"{size[0]}x{size[1]}", batch
         self.teacher, self.student = teacher, student
         seed = torch.Generator().manual_seed(0)
-        lower, upper = pixel_bounds(teacher)
-        self.images = initial_images(batch, size, lower, upper, seed, "fractal")
+        units = pixel_units(teacher)
+        self.images = units.to_network(initial_images(batch, size, units.lower, units.upper, seed, "fractal"))
         with calibrating(student), torch.no_grad():
             backbone_outputs(student, self.images)
         freeze(student)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..errors import PSAQError
 from ..generation import (
     AttentionTokens,
     FeatureDistance,
@@ -19,7 +20,7 @@ from ..generation import (
     SampleOptimiser,
     rms_differences,
 )
-from ..models import AttentionTaps, OutputFunction, backbone_of, backbone_outputs, pixel_bounds
+from ..models import AttentionTaps, OutputFunction, backbone_of, backbone_outputs, pixel_units
 from .guards import Backoff, MicroBatch
 
 T = TypeVar("T")
@@ -110,25 +111,26 @@ class ImageGenerator:
         """Optimise a batch.
 
         Args:
-            images: ``(B, 3, H, W)`` to start from.
+            images: ``(B, channels, H, W)`` to start from, as the network gets them.
             steps: How many Adam steps.
             after_step: Called with the optimiser after each step.
             competition: The student that the images seek the weaknesses of; None for L_PSE and the prior alone.
             resume: What :meth:`state_dict` gave, to go on from; the images to start from then only say how many.
 
         Returns:
-            The optimised images, detached. ``self.last`` holds the last step's terms and gradient norms.
+            The optimised images, as the network gets them, detached. ``self.last`` holds the last step's terms and
+            gradient norms.
 
         Raises:
             NonFiniteLossError: A term is not finite, at ever lower learning rates.
             PSAQError: Memory runs out with a single image.
         """
-        lower, upper = pixel_bounds(self.teacher)
+        units = pixel_units(self.teacher)
         device = next(self.teacher.parameters()).device
         optimiser = SampleOptimiser(
-            images.to(device),
-            lower.to(device),
-            upper.to(device),
+            units.from_network(images.to(device)),
+            units.lower.to(device),
+            units.upper.to(device),
             lr=self.lr,
             steps=steps,
             warmup=min(self.warmup, steps // 2),
@@ -151,13 +153,17 @@ class ImageGenerator:
             def loss(view: Tensor, b: float) -> dict[str, Tensor]:
                 rival = competition if b else None
                 outputs = rival.outputs if rival else backbone_outputs
+                seen = units.to_network(view)
                 with torch.autocast(view.device.type, torch.bfloat16, enabled=self.amp and not rival):
-                    reference = outputs(self.teacher, view)
+                    reference = outputs(self.teacher, seen)
                 goal = None if self.goals is None else self.goals[optimiser.part]
                 entropy = self.entropy_of(taps.take(), optimiser.step_count)
                 terms = {"entropy": self.entropy_weight * entropy, "prior": self.prior(view, goal)}
                 if rival:
-                    terms["competition"] = -b * rival.distance(reference, outputs(rival.student, view))
+                    found = outputs(rival.student, seen)
+                    if not any(one.requires_grad for one in found):
+                        raise PSAQError(without_gradient("the student's outputs"))
+                    terms["competition"] = -b * rival.distance(reference, found)
                 return terms
 
             if competition and competition.share and resume is None:
@@ -176,7 +182,7 @@ class ImageGenerator:
                     continue
                 backoff.passed()
                 after_step(optimiser)
-        return optimiser.images.detach()
+        return units.to_network(optimiser.images.detach())
 
     def state_dict(self, optimiser: SampleOptimiser) -> dict[str, Any]:
         """What the rest of a batch's steps depend on: the optimiser, the images' smoothness and b."""
@@ -186,8 +192,12 @@ class ImageGenerator:
         """L_PSE.
 
         Raises:
+            PSAQError: A layer's tokens carry no gradient to the images, which would then not move.
             NonFiniteLossError: It is not finite; the message names the first layer at fault.
         """
+        cut = [one.layer for one in layers if not one.tokens.requires_grad]
+        if cut and torch.is_grad_enabled():
+            raise PSAQError(without_gradient(f"the tokens of {len(cut)} attention layers, first {cut[0]}"))
         value = self.entropy(layers)
         if not torch.isfinite(value):
             usable = self.entropy.usable(layers)
@@ -221,6 +231,14 @@ class ImageGenerator:
         of_entropy = torch.autograd.grad(terms["entropy"], view, retain_graph=True)[0].norm()
         of_distance = torch.autograd.grad(terms["competition"], view)[0].norm()
         return share * float(of_entropy / of_distance.clamp(min=1e-12))
+
+
+def without_gradient(what: str) -> str:
+    """The message for what generation cannot move images by."""
+    return (
+        f"{what}, carry no gradient to the images: the model computes them under torch.no_grad, detached or with "
+        "re-entrant checkpointing; switch that off in its config"
+    )
 
 
 def gradient_norm(parameters: list[torch.nn.Parameter]) -> float:

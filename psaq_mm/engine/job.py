@@ -11,6 +11,7 @@ from mmengine.runner import BaseLoop
 from rich.console import Console
 from rich.table import Table
 
+from ..models import named
 from .memory import peak_memory_mib, reset_peak_memory
 from .results import Results, Row, results_table
 from .runner import DFQRunner
@@ -23,7 +24,7 @@ def dataset_name(runner: DFQRunner) -> tuple[str, int]:
     # The loop is still a config where building it failed.
     loop = runner._test_loop
     images = len(loop.dataloader.dataset) if isinstance(loop, BaseLoop) else 0
-    return f"{described.get('type', 'none')} {folder}".strip(), images
+    return f"{named(described.get('type', 'none'))} {folder}".strip(), images
 
 
 class Job:
@@ -75,8 +76,8 @@ class Job:
         """Evaluate the runner's model into a row."""
         metrics = self.runner.evaluate(self.runner.bare_model())
         if metrics is None:
-            self.say(f"evaluation skipped: {self.runner.missing_data} is not there")
-        row.metrics = {key: float(value) for key, value in (metrics or {}).items()}
+            self.say(f"evaluation skipped: {self.runner.no_evaluation}")
+        row.metrics = metrics or {}
         self.results.dataset, self.results.images = dataset_name(self.runner)
         self.record(row)
 

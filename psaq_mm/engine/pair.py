@@ -15,9 +15,10 @@ from torch import nn
 
 from ..errors import PSAQError, UsageError
 from ..generation import GenerationError
-from ..models import artifact_model, without_downloads
-from ..quantization import QuantizationError
+from ..models import artifact_model, without_checkpointing, without_downloads
+from ..quantization import QuantizationError, quantized_layers
 from .checkpoint import how_to_get, load_weights, read_checkpoint
+from .host_types import buildable
 from .recipe import recipe_of
 
 
@@ -62,7 +63,15 @@ def build_student(artifact: ConfigDict, teacher: nn.Module) -> nn.Module:
     if own or unexpected:
         raise PSAQError(f"the quantized model does not take the float weights: {(own + list(unexpected))[:3]}")
     # In eval with gradients on: drop-path or batch statistics would be part of the distance.
-    return student.eval()
+    student.eval()
+    without_checkpointing(student)
+    # frozen_stages of the config saved the float model's training some work, and eval() of the hosts' backbones brings
+    # it back: rounding errs in those stages too, so the student trains them like the rest.
+    for layer in quantized_layers(student):
+        for parameter in (layer.weight, layer.bias):
+            if parameter is not None:
+                parameter.requires_grad_(True)
+    return student
 
 
 def build_pair(cfg: Config, random: bool = False) -> tuple[nn.Module, nn.Module]:
@@ -81,7 +90,8 @@ def build_pair(cfg: Config, random: bool = False) -> tuple[nn.Module, nn.Module]
     if cfg.get("data_preprocessor") is not None:
         described.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
     artifact = artifact_model(ConfigDict(described), dict(recipe_of(cfg).get("quantization", {})))
-    teacher = HOST_MODELS.build(copy.deepcopy(described))
+    with buildable(cfg, "model"):
+        teacher = HOST_MODELS.build(copy.deepcopy(described))
     if not random:
         if not cfg.get("load_from"):
             raise UsageError("the recipe names no checkpoint: give --checkpoint, or --random for random weights")
@@ -89,5 +99,6 @@ def build_pair(cfg: Config, random: bool = False) -> tuple[nn.Module, nn.Module]
     student = build_student(artifact, teacher)
     for model in (teacher, student):
         model.eval()
+        without_checkpointing(model)
         model.requires_grad_(False)
     return teacher, student

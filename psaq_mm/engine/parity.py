@@ -108,4 +108,4 @@ def lowest_sqnr(expected: Iterable[list[Tensor]], found: Iterable[list[Tensor]])
 def figures(cfg: Config, checkpoint: Path, folder: Path) -> dict[str, float]:
     """What tables show of the host's evaluation."""
     found = evaluate(cfg, checkpoint, folder)
-    return {key: round(float(value), 4) for key, value in found.items() if metric_of(key)}
+    return {key: round(value, 4) for key, value in found.items() if isinstance(value, float) and metric_of(key)}

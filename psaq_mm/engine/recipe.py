@@ -29,7 +29,7 @@ def recipe_of(cfg: Config, bits: tuple[int, int] | None = None) -> ConfigDict:
 
     ``by_bits`` says what a width changes, key by key and nested as the recipe itself::
 
-        by_bits=dict(w4a4=dict(quantization=dict(activation_range='percentile'), cycle=dict(lr=dict(weight=1e-4))))
+        by_bits=dict(w4a4=dict(quantization=dict(activation_range='percentile'), cycle=dict(student_steps=30)))
 
     Args:
         cfg: A config with a ``dfq`` section, which stays as it is.

@@ -40,7 +40,9 @@ def read_results(path: Path) -> dict[str, Any]:
 
 def headline(results: dict[str, Any]) -> dict[str, Metric]:
     """The evaluator's keys that get a column, in the evaluator's order."""
-    keys = dict.fromkeys(key for row in results["rows"] for key in row["metrics"])
+    keys = dict.fromkeys(
+        key for row in results["rows"] for key, figure in row["metrics"].items() if isinstance(figure, (int, float))
+    )
     return {key: metric for key in keys if (metric := metric_of(key))}
 
 
@@ -65,7 +67,8 @@ def rows_of(results: dict[str, Any], arm: str, bits: tuple[int, int]) -> list[di
 
 def values(results: dict[str, Any], arm: str, bits: tuple[int, int], key: str) -> list[float]:
     """One figure of an arm, a value for each seed."""
-    return [row["metrics"][key] for row in rows_of(results, arm, bits) if key in row["metrics"]]
+    figures = (row["metrics"].get(key) for row in rows_of(results, arm, bits))
+    return [figure for figure in figures if isinstance(figure, (int, float))]
 
 
 def mean_and_error(figures: list[float], metric: Metric) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import json
 from pathlib import Path
@@ -19,7 +18,13 @@ from torch import nn
 
 from ..errors import PSAQError, UsageError
 from ..generation import SamplePool
-from ..models import artifact_model, backbone_of, calibration_function, policy_of, without_downloads
+from ..models import (
+    artifact_model,
+    backbone_of,
+    calibration_function,
+    policy_of,
+    without_checkpointing,
+)
 from ..quantization import (
     CoverageReport,
     QuantizationError,
@@ -34,18 +39,17 @@ from .checkpoint import artifact_config, class_names, save_artifact
 from .data import build_test_loop, missing_path
 from .files import save_json, writable_folder
 from .guards import MicroBatch
+from .host_types import buildable, registered
 from .image_files import ImageFiles
 from .memory import keep_freed_memory
 from .pair import build_student, load_teacher, usage_errors
-from .recipe import recipe_of
-from .results import timed
+from .preparation import runner_config
+from .results import Figure, as_figure, timed
 from .state import previous_path, restore_state, save_state, state_path
 from .terminal import keep_terminal_quiet
 from .termination import Termination
 
-HOOKS = ("ProgressHook", "StateHook", "SamplesHook", "CycleLogHook")
 STAGES = {"images": "GenerateLoop", "calibrate": "CalibrateLoop", "cycle": "CycleLoop"}
-TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr")
 
 
 @RUNNERS.register_module()
@@ -79,27 +83,10 @@ class DFQRunner(Runner):
         Raises:
             UsageError: The recipe is not valid or the work dir not writable.
         """
-        cfg = copy.deepcopy(cfg)
-        cfg.dfq = recipe_of(cfg)
-        options = cfg.dfq
-        with usage_errors():
-            policy_of(options.quantization)
-        for key in TRAINING:
-            cfg[key] = None
-        # Without a seed of its own a run could not be resumed, nor its record be made again.
-        randomness = dict(cfg.get("randomness") or {})
-        cfg.randomness = {**randomness, "seed": randomness.get("seed") or 0}
-        if cfg.get("data_preprocessor") is not None:
-            # mmpretrain's stands beside the model, where mmengine would hand it to the float model alone.
-            cfg.model.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
-        # The zoo's configs would fetch ImageNet weights that the checkpoint replaces at once.
-        cfg.model = without_downloads(cfg.model)
-        # A checkpoint holds averaged weights already; the hook would put its own copy in their place.
-        kept = [hook for hook in cfg.get("custom_hooks") or [] if hook["type"].rpartition(".")[2] != "EMAHook"]
-        present = {hook["type"].rpartition(".")[2] for hook in kept}
-        cfg.custom_hooks = [*kept, *({"type": f"psaq_mm.{name}"} for name in HOOKS if name not in present)]
+        cfg = runner_config(cfg)
         writable_folder(Path(cfg.work_dir))
-        return super().from_cfg(cfg)
+        with registered(cfg):
+            return super().from_cfg(cfg)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -118,6 +105,7 @@ class DFQRunner(Runner):
         self.checkpoint_meta: dict[str, Any] = {}
         self.shows_progress = bool(self.options.get("quiet", False))
         self.coverage: CoverageReport | None = None
+        self.missing_data, self.no_evaluation = "", ""
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """mmengine's, and for processes without a GPU gloo: mmengine would ask CUDA for a device."""
@@ -126,15 +114,14 @@ class DFQRunner(Runner):
         super().setup_env(env_cfg)
 
     def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
-        """mmengine's; arguments that a part of the model does not take are one line.
+        """mmengine's; what keeps it from being built is one line.
 
         Raises:
-            UsageError: There are such.
+            UsageError: A part is unknown, or does not take its arguments.
+            PSAQError: A part needs a package or a file that is not there.
         """
-        try:
+        with buildable(self.cfg, "model"):
             return super().build_model(model)
-        except TypeError as error:
-            raise UsageError(f"the config's model cannot be built ({error}): mend its keys") from None
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         """The model on its device, never wrapped: the teacher is not trained, and the cycle averages gradients."""
@@ -180,7 +167,10 @@ class DFQRunner(Runner):
             return
         keep_freed_memory()
         self.load_or_resume()
-        self.teacher.eval().requires_grad_(False)
+        self.teacher.eval()
+        self.teacher.requires_grad_(False)
+        if found := without_checkpointing(self.teacher):
+            self.logger.info(f"activation checkpointing of {len(found)} modules is off while the model is quantized")
         # The student last: it would speak of names in the policy where the backbone itself is not supported.
         self.artifact = artifact_model(ConfigDict(self.cfg.model), self.quantization)
         stages = {key: self.build_stage(key, default) for key, default in STAGES.items()}
@@ -304,21 +294,27 @@ class DFQRunner(Runner):
         except QuantizationError as error:
             raise PSAQError(str(error)) from None
 
-    def evaluate(self, model: nn.Module) -> dict[str, float] | None:
-        """The test evaluator's figures for a model, or None where the data set is not there.
+    def evaluate(self, model: nn.Module) -> dict[str, Figure] | None:
+        """The test evaluator's figures for a model, or None where there is no data set to evaluate on.
 
-        What the evaluators print goes to the log file.
+        What the evaluators print goes to the log file. ``no_evaluation`` says why there is none.
         """
+        if self._test_loop is None:
+            self.no_evaluation = "the config names no test set (test_dataloader, test_evaluator, test_cfg)"
+            self.logger.info(f"evaluation skipped: {self.no_evaluation}")
+            return None
         printed = io.StringIO()
         self.model, current = model, self.model
         try:
             with contextlib.redirect_stdout(printed):
-                self._test_loop = build_test_loop(self)
+                with buildable(self.cfg, "test"):
+                    self._test_loop = build_test_loop(self)
                 with timed(self.seconds, "evaluate"):
-                    return self.test()
+                    return {key: as_figure(value) for key, value in self.test().items()}
         except FileNotFoundError as error:
             self.missing_data = missing_path(error)
-            self.logger.info(f"evaluation skipped: {self.missing_data} is not there")
+            self.no_evaluation = f"{self.missing_data} is not there"
+            self.logger.info(f"evaluation skipped: {self.no_evaluation}")
             return None
         finally:
             self.model = current

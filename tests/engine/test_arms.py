@@ -20,7 +20,7 @@ def test_arms_with_student_steps_end_with_equal_pools_and_equal_steps(recipe, ar
     trained = plain.images.images + plain.cycle.cycles * plain.cycle.generator_images
     assert first.images + grown == (trained if ARMS[arm].student else plain.images.images)
     assert cycle.cycles == (plain.cycle.cycles if ARMS[arm].student else 0)
-    for key in ("student_steps", "batch_size", "lr", "distance", "place"):
+    for key in ("student_steps", "batch_size", "relative_lr", "distance", "place"):
         assert cycle[key] == plain.cycle[key]
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 
 from psaq_mm.engine import cli
@@ -53,7 +53,11 @@ PATTERN = [{"pattern": "backbone.stages.7", "bits": 4}]
         ({"dfq.calibrate.rounding": "up"}, ["calibrate.rounding 'up' is unknown: use one of nearest, gptq"]),
         ({"dfq.cycle.cycles": -1}, ["must not be negative"]),
         ({"dfq.cycle.place": "head"}, ["'head': use one of backbone, blocks, neck, logits"]),
-        ({"dfq.cycle.lr.wieght": 1e-4}, ["lr has unknown keys wieght: known are weight, bias, scale"]),
+        (
+            {"dfq.cycle.relative_lr.wieght": 1e-4},
+            ["lr has unknown keys wieght: known are weight, bias, scale"],
+        ),
+        ({"dfq.cycle.lr.weight": 1e-4}, ["dfq.cycle.lr is now relative_lr", "rate of weights by 30"]),
         ({"dfq.cycle.distance.form": "mse"}, ["'mse'"]),
         ({"dfq.cycle.generator.rate": 3}, ["dfq.cycle is not valid", "rate"]),
     ],
@@ -165,15 +169,58 @@ def test_a_work_dir_that_cannot_be_written(run_dfq, tmp_path):
     one_line(outcome, 2, "cannot write to the work dir", "choose another with --work-dir")
 
 
-def test_weights_that_are_not_finite(run_dfq, tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+def test_weights_that_are_not_finite(run_dfq, tiny_checkpoint, tmp_path, value):
     loaded = torch.load(tiny_checkpoint, weights_only=True)
-    loaded["state_dict"]["backbone.stages.1.blocks.0.norm1.weight"][0] = float("nan")
+    name = "backbone.stages.1.blocks.0.norm1.weight"
+    loaded["state_dict"][name][0] = value
     torch.save(loaded, tmp_path / "nan.pth")
-    one_line(run_dfq(None, "--checkpoint", str(tmp_path / "nan.pth")), 1, "is not finite at step 0")
+    outcome = run_dfq(None, "--checkpoint", str(tmp_path / "nan.pth"))
+    one_line(outcome, 1, "nan.pth is broken", f"{name} (1 of 32 values)")
+    assert "evaluating" not in outcome.out
+
+
+def test_weights_whose_outputs_overflow(run_dfq, tiny_checkpoint, tmp_path):
+    loaded = torch.load(tiny_checkpoint, weights_only=True)
+    loaded["state_dict"]["backbone.patch_embed.projection.weight"] *= 1e38
+    torch.save(loaded, tmp_path / "large.pth")
+    outcome = run_dfq(None, "--checkpoint", str(tmp_path / "large.pth"))
+    one_line(outcome, 1, "the float model's outputs on images of 64x64 are not finite", "the checkpoint is broken")
+    assert "evaluating" not in outcome.out
+
+
+def test_images_that_the_position_embedding_does_not_take(run_dfq, tiny_recipe, tiny_checkpoint, tmp_path):
+    """mmdet's Swin has a table for one size and adds it as it is."""
+    init_default_scope("mmdet")
+    changed = {"model.backbone.use_abs_pos_embed": True, "model.backbone.pretrain_img_size": 64}
+    model = copy.deepcopy(tiny_recipe)
+    model.merge_from_dict(changed)
+    torch.save({"state_dict": random_weights(MODELS.build(model.model)).state_dict()}, tmp_path / "table.pth")
+    options = {**changed, "load_from": str(tmp_path / "table.pth"), "dfq.images.image_size": (128, 128)}
+    outcome = run_dfq(options)
+    one_line(outcome, 2, "images of 128x128 do not fit SwinTransformer", "set image_size")
+    assert "evaluating" not in outcome.out
+
+
+def test_a_config_without_a_scope(run_dfq, tmp_path, recipe):
+    plain = recipe().to_dict()
+    del plain["default_scope"]
+    Config(plain).dump(tmp_path / "recipe.py")
+    one_line(run_dfq(config=tmp_path / "recipe.py"), 2, "no default_scope: set default_scope = 'mmdet'")
+
+
+def test_a_type_that_nobody_registered(run_dfq):
+    outcome = run_dfq({"model.neck.type": "FPNN"})
+    one_line(outcome, 2, "called FPNN in mmdet", "correct its name, or add the module that registers it")
+
+
+def test_a_checkpoint_by_its_address(run_dfq):
+    outcome = run_dfq(None, "--checkpoint", "https://example.org/it's/swin.pth")
+    one_line(outcome, 1, "is an address", "curl -L --create-dirs -o checkpoints/swin.pth")
 
 
 def test_a_distance_that_explodes_keeps_the_last_good_state(run_dfq, tmp_path):
-    options = {"dfq.cycle.lr": {"weight": 1e30}, "dfq.cycle.cycles": 2}
+    options = {"dfq.cycle.relative_lr": {"weight": 1e32}, "dfq.cycle.cycles": 2}
     outcome = run_dfq(options)
     one_line(outcome, 1, "'student distance' is not finite at step 2: lower the learning rate")
     state = torch.load(tmp_path / "work" / "dfq_state.pth", weights_only=True)

@@ -18,6 +18,7 @@ from psaq_mm.engine.job import Job
 from psaq_mm.engine.parity import check_parity
 from psaq_mm.export import ENGINES
 from tests.conftest import ROOT, named
+from tests.cpu import SATURATED_SQNR, integer_sums_are_exact
 
 DEMO = ROOT / "configs" / "demo"
 LARGEST = 16 * 2**20
@@ -69,9 +70,11 @@ def test_a_short_run_from_any_folder_keeps_the_recorded_figures(model, tmp_path,
     simulated, *deployed = check_parity(model, opened, artifact[1], SIZES[model], ENGINES)
     assert simulated["metrics"][key] == pytest.approx(found[1], abs=1e-3) and len(deployed) == len(ENGINES)
     for row in deployed:
-        assert row["sqnr_db"] >= 35, row
+        saturates = row["engine"] == "openvino" and not integer_sums_are_exact()
+        assert row["sqnr_db"] >= (SATURATED_SQNR if saturates else 35), row
         # in points; one of the classifier's pictures is half a point
-        assert row["metrics"][key] == pytest.approx(found[1], abs=0.5 if key == "accuracy/top1" else 0.3), row
+        allowed = 3.0 if saturates else 0.5 if key == "accuracy/top1" else 0.3
+        assert row["metrics"][key] == pytest.approx(found[1], abs=allowed), row
     assert (tmp_path / "work" / "quantized.pth").is_file()
 
 

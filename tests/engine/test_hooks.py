@@ -11,6 +11,7 @@ import torch
 from mmengine.hooks import Hook
 from PIL import Image
 from rich.console import Console
+from torch import nn
 
 from psaq_mm.engine import CycleLogHook, DFQRunner, ProgressHook, SamplesHook, StateHook
 from psaq_mm.engine.hooks import AgreementHook
@@ -141,7 +142,7 @@ def test_samples_are_saved_in_the_order_of_pictures(tmp_path, rgb):
     pool = SimpleNamespace(newest=image, images=image)
     run = runner(
         visualizer=Records(),
-        teacher=SimpleNamespace(data_preprocessor=preprocessor),
+        teacher=SimpleNamespace(data_preprocessor=preprocessor, backbone=nn.Conv2d(3, 1, 1)),
         pool=pool,
         folder=tmp_path,
     )
@@ -155,7 +156,8 @@ def test_samples_are_saved_in_the_order_of_pictures(tmp_path, rgb):
 
 def test_bounds_are_the_preprocessors():
     mean, std = torch.tensor([100.0, 0.0, 255.0]).view(3, 1, 1), torch.tensor([50.0, 1.0, 255.0]).view(3, 1, 1)
-    model = SimpleNamespace(data_preprocessor=SimpleNamespace(_enable_normalize=True, mean=mean, std=std))
+    preprocessor = SimpleNamespace(_enable_normalize=True, mean=mean, std=std)
+    model = SimpleNamespace(data_preprocessor=preprocessor, backbone=nn.Conv2d(3, 1, 1))
     low, high = pixel_bounds(model)
     assert low.tolist() == [-2.0, 0.0, -1.0]
     torch.testing.assert_close(high, torch.tensor([3.1, 255.0, 0.0]))

@@ -23,9 +23,9 @@ def test_other_bits_are_a_usage_error(text):
 def config(**dfq) -> Config:
     by_bits = {
         "w6a6": {"quantization": {"activation_range": "percentile"}},
-        "W4A8": {"cycle": {"lr": {"weight": 1e-4}}},
+        "W4A8": {"cycle": {"relative_lr": {"weight": 1e-4}}},
     }
-    return Config({"dfq": {"cycle": {"lr": {"weight": 1e-5, "bias": 1e-6}}, "by_bits": by_bits, **dfq}})
+    return Config({"dfq": {"cycle": {"relative_lr": {"weight": 1e-5, "bias": 1e-6}}, "by_bits": by_bits, **dfq}})
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_width_changes_what_it_says_and_nothing_else(bits, range, rate, said):
     widths = {"weight_bits": bits[0], "activation_bits": bits[1]}
     recipe = recipe_of(config(quantization=widths)) if said else recipe_of(config(), bits)
     assert recipe.quantization == ({**widths, "activation_range": range} if range else widths)
-    assert recipe.cycle.lr == {"weight": rate, "bias": 1e-6}
+    assert recipe.cycle.relative_lr == {"weight": rate, "bias": 1e-6}
     assert "by_bits" not in recipe
 
 

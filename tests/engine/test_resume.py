@@ -387,7 +387,10 @@ def test_where_memory_runs_out_fewer_images_are_taken_at_a_time(quantize, tmp_pa
 def test_where_memory_runs_out_calibration_begins_anew_with_smaller_batches(
     quantize, whole, tmp_path, monkeypatch, error
 ):
-    """With the ranges of the larger ones: the smallest and largest values of all images are the same."""
+    """With the ranges of the larger ones: the smallest and largest values of all images are the same, up to float32.
+
+    Kernels differ by batch on some CPUs (AVX-512 FP16, AMX), so a range's last bits do, and a zero point by one.
+    """
     function = calibrate_module.calibration_function
 
     def roomless(scope, teacher):
@@ -406,7 +409,15 @@ def test_where_memory_runs_out_calibration_begins_anew_with_smaller_batches(
     runner = quantize(tmp_path / "roomless", options=options)
     assert runner.stages["calibrate"].micro_batch.size == 1
     monkeypatch.undo()
-    same(runner, quantize(tmp_path / "roomy", options=options))
+    roomy = quantize(tmp_path / "roomy", options=options)
+    assert runner.pool.sha256() == roomy.pool.sha256()
+    ours, theirs = (one.student.state_dict() for one in (runner, roomy))
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        whole_number = key.endswith("zero_point")
+        # sums of a few hundred products; SQNRs are of these sums, in dB
+        limits = {"rtol": 1e-4, "atol": 1.0 if whole_number else 1e-5, "equal_nan": True}
+        torch.testing.assert_close(value, theirs[key], **limits, msg=lambda said, key=key: f"{key}: {said}")
 
 
 @OUT_OF_MEMORY

@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 
 
 def image_grid(images: Tensor, lower: Tensor, upper: Tensor, columns: int = 8) -> np.ndarray:
-    """Images side by side, ``(H, W, 3)`` uint8: normalised values back to [0, 255], two pixels between images."""
-    low, high = lower.view(1, 3, 1, 1), upper.view(1, 3, 1, 1)
-    pixels = ((images - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8)
+    """Images side by side, ``(H, W, 3)`` uint8: normalised values back to [0, 255], two pixels between images.
+
+    Images of one channel are grey, so is the mean of two; of more than three the first three are shown.
+    """
+    low, high = lower.view(1, -1, 1, 1), upper.view(1, -1, 1, 1)
+    pixels = ((images - low) / (high - low) * 255).round().clamp(0, 255)
+    grey = pixels.shape[1] < 3
+    pixels = (pixels.mean(1, keepdim=True).expand(-1, 3, -1, -1) if grey else pixels[:, :3]).to(torch.uint8)
     count, _, height, width = pixels.shape
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -58,7 +63,9 @@ class SamplesHook(Hook):
     def grid(self, runner: DFQRunner) -> np.ndarray:
         """The newest images."""
         lower, upper = pixel_bounds(runner.teacher)
-        channels = [0, 1, 2] if takes_rgb(runner.teacher) else [2, 1, 0]
+        channels = list(range(len(lower)))
+        if len(channels) == 3 and not takes_rgb(runner.teacher):
+            channels.reverse()
         return image_grid(runner.pool.newest[: self.images, channels], lower[channels], upper[channels])
 
     def save(self, runner: DFQRunner, step: int) -> None:

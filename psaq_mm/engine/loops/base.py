@@ -10,7 +10,8 @@ from mmengine.dist import all_gather_object
 from mmengine.runner import BaseLoop
 from torch import Tensor
 
-from ...generation import SamplePool
+from ...generation import SamplePool, initial_images
+from ...models import pixel_units, try_image_size
 from ..generator import ImageGenerator
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ class StageLoop(BaseLoop):
         return ImageGenerator(
             runner.teacher, runner.generator, runner.seed or 0, runner.logger.warning, **(options or {})
         )
+
+    def new_images(self, count: int, size: tuple[int, int], start: str) -> Tensor:
+        """Images to start from, as the network gets them, ``(count, channels, H, W)``."""
+        units = pixel_units(self.runner.teacher)
+        drawn = initial_images(count, size, units.lower, units.upper, self.runner.generator, start)
+        return units.to_network(drawn)
 
     def gather(self, parts: list[Tensor]) -> Tensor:
         """All processes' images, in the order of their ranks."""
@@ -66,6 +73,12 @@ class StageLoop(BaseLoop):
         self.runner.termination.check()
 
 
+def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Both sides of images, of which one number may be given."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return int(height), int(width)
+
+
 class FillLoop(StageLoop):
     """A stage that fills the runner's pool with images.
 
@@ -73,13 +86,16 @@ class FillLoop(StageLoop):
         runner: The runner.
         images: How many images.
         image_size: Height and width, or one number for both.
+
+    Raises:
+        UsageError: The backbone does not take images of this size.
     """
 
     def __init__(self, runner: DFQRunner, images: int = 32, image_size: int | tuple[int, int] = 224) -> None:
         super().__init__(runner)
         self.images = images
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        self.image_size: tuple[int, int] = (int(size[0]), int(size[1]))
+        self.image_size = height_and_width(image_size)
+        try_image_size(runner.teacher, self.image_size)
 
     def fill(self, images: Tensor) -> SamplePool:
         """Put the images into the runner's pool."""

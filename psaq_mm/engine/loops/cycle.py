@@ -11,9 +11,9 @@ from mmengine.dist import all_reduce, all_reduce_params, get_world_size
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ...generation import FeatureDistance, NonFiniteLossError, RollFlip, SampleOptimiser, initial_images
-from ...models import output_function, pixel_bounds
-from ...quantization import freeze, quantizers, trainable_groups, unfreeze
+from ...generation import FeatureDistance, NonFiniteLossError, RollFlip, SampleOptimiser
+from ...models import output_function
+from ...quantization import freeze, relative_groups, unfreeze
 from ...registry import LOOPS
 from ..generator import Competition, gradient_norm
 from ..guards import Backoff, MicroBatch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..runner import DFQRunner
 
 
-RATES = {"weight": 1e-4, "bias": 1e-4, "scale": 1e-3}
+RATES = {"weight": 3e-3, "bias": 5e-4, "scale": 1e-3}
 
 
 @LOOPS.register_module()
@@ -41,8 +41,10 @@ class CycleLoop(StageLoop):
         competition: The share of b D's gradient in the generator's loss, relative to L_PSE's; 0 (b = 0) for none.
         student_steps: Adam steps on the student in each cycle.
         batch_size: Images of a student step, in each process.
-        lr: Adam's rates of ``weight``, ``bias`` and ``scale`` (activation ranges; relative to their size). They fall
-            to 0 along a cosine over all cycles.
+        relative_lr: Adam's rates of ``weight``, ``bias`` and ``scale`` (activation ranges), relative to the size of
+            what they move (:func:`psaq_mm.quantization.relative_groups`). They fall to 0 along a cosine over all
+            cycles.
+        lr: Refused: what rates were called while those of weights and biases were absolute.
         augment: The keys of :class:`psaq_mm.generation.RollFlip` for the student's images.
         distance: The keys of :class:`psaq_mm.generation.FeatureDistance`.
         place: What is compared: ``'backbone'``, ``'blocks'``, ``'neck'`` or ``'logits'``.
@@ -62,13 +64,19 @@ class CycleLoop(StageLoop):
         competition: float = 1.0,
         student_steps: int = 10,
         batch_size: int = 8,
-        lr: dict[str, float] | None = None,
+        relative_lr: dict[str, float] | None = None,
         augment: dict[str, Any] | None = None,
         distance: dict[str, Any] | None = None,
         place: str = "backbone",
         save_interval: int = 50,
+        lr: dict[str, float] | None = None,
     ) -> None:
         super().__init__(runner)
+        if lr is not None:
+            raise UsageError(
+                "dfq.cycle.lr is now relative_lr, relative to the size of each tensor: multiply its rate of weights by "
+                "30 and that of biases by 5, leave that of scales"
+            )
         self.save_interval = save_interval
         if min(cycles, generator_steps, student_steps) < 0:
             raise UsageError("cycles, generator_steps and student_steps of CycleLoop must not be negative")
@@ -80,10 +88,10 @@ class CycleLoop(StageLoop):
         self.generator_images = -(-generator_images // get_world_size())
         self.fresh, self.start = -(-round(fresh * generator_images) // get_world_size()), start
         self.competition = competition
-        unknown = sorted(set(lr or {}) - set(RATES))
+        unknown = sorted(set(relative_lr or {}) - set(RATES))
         if unknown:
-            raise UsageError(f"lr has unknown keys {', '.join(unknown)}: known are {', '.join(RATES)}")
-        self.lr = {**RATES, **(lr or {})}
+            raise UsageError(f"relative_lr has unknown keys {', '.join(unknown)}: known are {', '.join(RATES)}")
+        self.relative_lr = {**RATES, **(relative_lr or {})}
         self.generator = self.image_generator(generator) if generator_steps else None
         self.augment = RollFlip(**(augment or {}))
         self.distance = FeatureDistance(**(distance or {})).to(runner.device)
@@ -129,18 +137,8 @@ class CycleLoop(StageLoop):
         state["distance"] = self.distance.state_dict()
 
     def build_optimizer(self) -> torch.optim.Optimizer:
-        """Adam over the student's trainable groups.
-
-        Rates of ranges are relative, a scale's to its value and a zero point's to the grid, so each has its group.
-        """
-        trained = trainable_groups(self.runner.student)
-        groups = [{"params": trained[kind], "lr": self.lr[kind]} for kind in ("weight", "bias") if trained[kind]]
-        for _, quantizer in quantizers(self.runner.student):
-            levels = quantizer.spec.quant_max - quantizer.spec.quant_min
-            step = float(quantizer.scale.detach().mean())
-            for parameter, size in ((quantizer.scale, step), (quantizer.zero_point, levels)):
-                if parameter.requires_grad:
-                    groups.append({"params": [parameter], "lr": self.lr["scale"] * size})
+        """Adam over the student's trainable parameters, each at a rate relative to its size."""
+        groups = relative_groups(self.runner.student, self.relative_lr)
         return torch.optim.Adam([{**group, "base_lr": group["lr"]} for group in groups])
 
     def generate(self, cycle: int, part: dict[str, Any]) -> dict[str, float]:
@@ -185,8 +183,7 @@ class CycleLoop(StageLoop):
         """What a cycle's images start from: some new, some of the pool."""
         runner, parts = self.runner, []
         if self.fresh:
-            lower, upper = pixel_bounds(runner.teacher)
-            parts.append(initial_images(self.fresh, runner.pool.image_size, lower, upper, runner.generator, self.start))
+            parts.append(self.new_images(self.fresh, runner.pool.image_size, self.start))
         if self.fresh < self.generator_images:
             parts.append(runner.pool.sample(self.generator_images - self.fresh, runner.generator, newest=0.0))
         return torch.cat(parts)

@@ -9,12 +9,12 @@ from mmengine.dist import get_rank, get_world_size, is_main_process
 from torch import Tensor
 
 from ...errors import UsageError
-from ...generation import SampleOptimiser, SamplePool, initial_images
-from ...models import backbone_of, check_image_size, pixel_bounds
+from ...generation import SampleOptimiser, SamplePool
+from ...models import backbone_of, check_image_size, image_channels
 from ...registry import LOOPS
 from ..checkpoint import read_checkpoint
 from ..files import save_tensors
-from .base import FillLoop
+from .base import FillLoop, height_and_width
 
 if TYPE_CHECKING:
     from ..runner import DFQRunner
@@ -46,10 +46,10 @@ class GenerateLoop(FillLoop):
         start: str = "fractal",
         samples: str | None = None,
     ) -> None:
+        check_image_size(backbone_of(runner.teacher)[1], height_and_width(image_size))
         super().__init__(runner, images, image_size)
         if min(images, batch_size, steps) < 1:
             raise UsageError("images, batch_size and steps of GenerateLoop must be at least 1")
-        check_image_size(backbone_of(runner.teacher)[1], self.image_size)
         self.batch_size, self.steps, self.start = batch_size, steps, start
         self.generator = self.image_generator(generator)
         self.samples = Path(samples) if samples else None
@@ -61,10 +61,9 @@ class GenerateLoop(FillLoop):
         own = self.images // get_world_size() + (get_rank() < self.images % get_world_size())
         sizes = [min(self.batch_size, own - start) for start in range(0, own, self.batch_size)]
         self.announce("generate", len(sizes) * self.steps)
-        lower, upper = pixel_bounds(self.runner.teacher)
         partial = self.runner.state.get("generation", {"done": [], "batch": None})
         for index in range(len(partial["done"]), len(sizes)):
-            start = initial_images(sizes[index], self.image_size, lower, upper, self.runner.generator, self.start)
+            start = self.new_images(sizes[index], self.image_size, self.start)
             made = self._batch(start, index, partial).cpu()
             partial["done"].append([self.runner.image_files.keep(image) for image in made])
             partial["batch"] = None
@@ -82,7 +81,7 @@ class GenerateLoop(FillLoop):
             UsageError: They are not as many or as large as this recipe asks for.
         """
         images = read_checkpoint(path)["state_dict"].get("images")
-        wanted = (self.images, 3, *self.image_size)
+        wanted = (self.images, image_channels(backbone_of(self.runner.teacher)[1]), *self.image_size)
         if images is None or tuple(images.shape) != wanted:
             held = "no images" if images is None else f"images of shape {tuple(images.shape)}"
             raise UsageError(f"{path} holds {held}, the recipe asks for {wanted}: delete it or choose another file")
@@ -109,8 +108,8 @@ class NoiseLoop(FillLoop):
         runner: The runner.
         images: How many images.
         image_size: Height and width, or one number for both.
-        start: ``'white'`` for Gaussian noise in normalised units, clamped to valid pixels; ``'fractal'`` for what
-            generation starts from.
+        start: ``'white'`` for Gaussian noise in ImageNet's normalised units, clamped to valid pixels;
+            ``'fractal'`` for what generation starts from.
     """
 
     def __init__(
@@ -121,5 +120,4 @@ class NoiseLoop(FillLoop):
 
     def run(self) -> SamplePool:
         """Fill the pool."""
-        lower, upper = pixel_bounds(self.runner.teacher)
-        return self.fill(initial_images(self.images, self.image_size, lower, upper, self.runner.generator, self.start))
+        return self.fill(self.new_images(self.images, self.image_size, self.start))
