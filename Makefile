@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := configs/demo/mask_rcnn_swin_nano_w8a8.py
 
-.PHONY: setup demo test test-full lint format tables clean
+.PHONY: setup demo test test-cpus test-full lint format tables clean
 
 setup:
 	@$(PYTHON) tools/bootstrap.py --venv $(VENV)
@@ -22,6 +22,12 @@ format: setup
 
 test: setup
 	@$(BIN)/python -m pytest -m "not full"
+
+# Kernels of other CPUs, as far as this one has them, where bits depend on them.
+CPU_TESTS := tests/quantization tests/generation tests/models tests/export tests/engine/test_resume.py
+test-cpus: setup
+	@ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -m "not full" $(CPU_TESTS)
+	@ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m "not full" tests/quantization tests/engine/test_resume.py
 
 test-full: setup
 	@$(BIN)/python -m pytest

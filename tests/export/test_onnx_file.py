@@ -23,6 +23,7 @@ from psaq_mm.export import (
 from psaq_mm.export.int4 import pack_int4
 from psaq_mm.export.modules import stored_integers
 from psaq_mm.quantization import QuantizedLayer, QuantSpec, activation_spec, quantizers, sqnr
+from tests.cpu import SATURATED_SQNR, integer_sums_are_exact, needs_exact_sums
 from tests.export.test_modules import calibrated, quantized_swin
 
 pytest.importorskip("onnxruntime", reason="the extra [deploy] is not installed")
@@ -92,9 +93,11 @@ def test_engines_compute_what_was_simulated(model, file, engine):
         expected = model(x)
     found = [torch.from_numpy(one) for one in session.run(x.numpy())]
     assert [one.shape for one in found] == [one.shape for one in expected]
+    bits = next(iter(quantizers(model)))[1].spec.bits
+    saturates = engine == "openvino" and not integer_sums_are_exact()
     for one, other in zip(expected, found, strict=True):
         # random weights: see tests/export/test_modules.py
-        assert sqnr(one, other) > 3 * next(iter(quantizers(model)))[1].spec.bits
+        assert sqnr(one, other) > (min(3 * bits, SATURATED_SQNR) if saturates else 3 * bits)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +158,7 @@ def test_int4_weights_take_half_a_byte(narrow, narrow_files):
     assert sizes["int8"] - sizes["int4"] > 0.45 * weights
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("openvino", marks=needs_exact_sums)])
 def test_engines_take_int4_weights(narrow_files, engine):
     x = torch.randn(1, 3, *SIZE)
     found = [
