@@ -22,7 +22,16 @@ from psaq_mm.export import (
 )
 from psaq_mm.export.int4 import pack_int4
 from psaq_mm.export.modules import stored_integers
-from psaq_mm.quantization import QuantizedLayer, QuantSpec, activation_spec, quantizers, sqnr
+from psaq_mm.quantization import (
+    QuantizedLayer,
+    QuantPolicy,
+    QuantSpec,
+    activation_spec,
+    calibrating,
+    quantize_model,
+    quantizers,
+    sqnr,
+)
 from tests.cpu import SATURATED_SQNR, integer_sums_are_exact, needs_exact_sums
 from tests.export.test_modules import calibrated, quantized_swin
 
@@ -181,3 +190,23 @@ def test_int4_is_refused_where_it_cannot_be(narrow):
 def test_an_old_opset_is_refused():
     with pytest.raises(ExportError, match="opset 13 is too old"):
         quantized_onnx(Maps(quantized_swin()), SIZE, opset=13)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("k", [1e-12, 1e-6, 1.0, 1e6, 1e12], ids=str)
+def test_engines_multiply_in_any_units(k, engine, tmp_path):
+    """Weights W / k on inputs k x: scales far below float32's eps reach the file, and the engine takes them."""
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Linear(32, 16))
+    weight, x = torch.randn(16, 32, generator=generator) * 0.15, torch.randn(1, 3, 64, 32, generator=generator)
+    net[0].weight.data = weight / k
+    expected = nn.functional.linear(x, weight, net[0].bias.detach())
+    quantize_model(net, QuantPolicy())
+    with calibrating(net), torch.no_grad():
+        net(k * x)
+    file = tmp_path / "linear.onnx"
+    save_onnx(onnx_model(Maps(DeployLinear(net[0])), (64, 32)), file)
+    (found,) = open_session(engine, file, threads=1).run((k * x).numpy())
+    # 8 bits: 40 dB, or 18 where the engine's sums saturate
+    saturates = engine == "openvino" and not integer_sums_are_exact()
+    assert sqnr(expected, torch.from_numpy(found)) > (SATURATED_SQNR if saturates else 38)
