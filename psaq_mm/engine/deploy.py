@@ -189,7 +189,7 @@ def save_deployment(artifact: Artifact, target: Path, kind: str, parts: Sequence
         plain["model"]["quantization"] = quantization_without(artifact, parts)
     config, checkpoint = target.with_suffix(".py"), target.with_suffix(".pth")
     text = Config(plain).pretty_text.replace(repr(PLACE), beside_the_config(target.name))
-    save_with(lambda path: path.write_text(text), config)
+    save_with(lambda path: path.write_text(text, encoding="utf-8"), config)
     kept = {key: value for key, value in artifact.state.items() if key.partition(".")[0] not in parts}
     save_tensors({"meta": artifact.meta, "state_dict": kept}, checkpoint)
     return config, checkpoint

@@ -51,6 +51,8 @@ PATTERN = [{"pattern": "backbone.stages.7", "bits": 4}]
         ({"dfq.images": 3}, ["dfq.images is not valid"]),
         ({"dfq.calibrate.batch": 3}, ["dfq.calibrate is not valid", "batch"]),
         ({"dfq.calibrate.rounding": "up"}, ["calibrate.rounding 'up' is unknown: use one of nearest, gptq"]),
+        ({"dfq.images.image_size": (64, 64, 3)}, ["image_size (64, 64, 3) is no size", "height and width"]),
+        ({"dfq.images.image_size": 0}, ["image_size 0 is no size"]),
         ({"dfq.cycle.cycles": -1}, ["must not be negative"]),
         ({"dfq.cycle.place": "head"}, ["'head': use one of backbone, blocks, neck, logits"]),
         (

@@ -10,6 +10,7 @@ from mmengine.dist import all_gather_object
 from mmengine.runner import BaseLoop
 from torch import Tensor
 
+from ...errors import UsageError
 from ...generation import SamplePool, initial_images
 from ...models import pixel_units, try_image_size
 from ..generator import ImageGenerator
@@ -74,9 +75,15 @@ class StageLoop(BaseLoop):
 
 
 def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Both sides of images, of which one number may be given."""
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return int(height), int(width)
+    """Both sides of images, of which one number may be given.
+
+    Raises:
+        UsageError: They are no one or two positive numbers.
+    """
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise UsageError(f"image_size {image_size!r} is no size: give height and width, or one number for both")
+    return sides[0], sides[1]
 
 
 class FillLoop(StageLoop):
