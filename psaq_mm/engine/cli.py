@@ -103,7 +103,7 @@ def read_config(args: argparse.Namespace) -> Config:
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / path.stem)
     if args.checkpoint:
         cfg.load_from = args.checkpoint
-    if cfg.get("load_from") and "://" not in cfg.load_from:
+    if cfg.get("load_from") and "://" not in str(cfg.load_from):
         cfg.load_from = str(find_file(cfg.load_from))
     return cfg
 
