@@ -24,8 +24,9 @@ def integer_sums_are_exact() -> bool:
     return any(one in limit for one in WIDE) and any(flag in known for flag in FLAGS.get(platform.machine(), ()))
 
 
-# Of maps against the simulation's, in dB: 22 and more were seen where sums saturate.
-SATURATED_SQNR = 18
+# Of maps against the simulation's, in dB: where sums saturate, 28 and more were seen for trained models, 15 for random
+# weights.
+SATURATED_SQNR = 12
 needs_exact_sums = pytest.mark.skipif(
     not integer_sums_are_exact(), reason="OpenVINO reads INT4 weights on CPUs with VNNI or AMX only"
 )
