@@ -24,7 +24,7 @@ test: setup
 	@$(BIN)/python -m pytest -m "not full"
 
 # Kernels of other CPUs, as far as this one has them, where bits depend on them.
-CPU_TESTS := tests/quantization tests/generation tests/models tests/export tests/engine/test_resume.py
+CPU_TESTS := tests/quantization tests/generation tests/export tests/engine/test_resume.py
 test-cpus: setup
 	@ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -m "not full" $(CPU_TESTS)
 	@ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m "not full" tests/quantization tests/engine/test_resume.py
