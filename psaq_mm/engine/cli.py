@@ -98,7 +98,7 @@ def read_config(args: argparse.Namespace) -> Config:
         cfg = Config.fromfile(path)
         cfg.merge_from_dict(args.cfg_options)
     except Exception as error:  # a config is a program: anything can be wrong in it
-        raise UsageError(f"the config {args.config} cannot be read ({error}): mend it") from None
+        raise UsageError(f"the config {args.config} cannot be read ({error}): correct it") from None
     import_host(cfg)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / path.stem)
     if args.checkpoint:
@@ -109,7 +109,7 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def run_tool(main: Callable[[], int], traceback: bool | None = None) -> int:
-    """Run a tool; errors that users can mend become one line on stderr and an exit code.
+    """Run a tool; errors that users can correct become one line on stderr and an exit code.
 
     Args:
         main: The tool.

@@ -77,7 +77,7 @@ def readable(described: dict[str, Any]) -> Iterator[None]:
         if described.get("ann_file") and not place.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place)) from None
         if any(part in str(error) for part in EMPTY):
-            raise UsageError(f"the data set {place} has no images: mend data_root and its folders") from None
+            raise UsageError(f"the data set {place} has no images: correct data_root or its folders") from None
         broken = broken_line(place)
         if broken:
             raise UsageError(
@@ -85,7 +85,7 @@ def readable(described: dict[str, Any]) -> Iterator[None]:
                 "its class in each"
             ) from None
         raise UsageError(
-            f"the data set {place} cannot be read ({type(error).__name__}: {error}): mend it, or its config"
+            f"the data set {place} cannot be read ({type(error).__name__}: {error}): correct it, or its config"
         ) from None
 
 

@@ -27,9 +27,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PSAQError(f"there is no {path}: give the folder of model-index.yml, or mend its Import") from None
+        raise PSAQError(f"there is no {path}: give the folder of model-index.yml, or correct its Import") from None
     except yaml.YAMLError as error:
-        raise PSAQError(f"{path} is no YAML ({error}): mend it") from None
+        raise PSAQError(f"{path} is no YAML ({error}): correct it") from None
     if not isinstance(loaded, dict):
         raise PSAQError(f"{path} holds no mapping: it needs Import, Collections or Models")
     return loaded

@@ -184,7 +184,7 @@ class DFQRunner(Runner):
             The quantized model; also ``self.model``.
 
         Raises:
-            PSAQError: Something the user can mend; the message says what.
+            PSAQError: An error of the input; the message says what to change.
             Terminated: SIGTERM came; the run goes on from the last state saved.
         """
         self.call_hook("before_run")

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from psaq_mm.models import AttentionTaps, without_checkpointing
 from tests.conftest import random_weights
-from tests.models.test_backbones import ARCH, LAYERS, SIZE, SWIN, TIMM_SWIN, TIMM_VIT, Wrapper, outputs
+from tests.models.test_backbones import ARCH, LAYERS, SIZE, SWIN, TIMM_SWIN, TIMM_VIT, outputs
 
 CHECKPOINTED = {
     "mmdet-swin": ("mmdet", {"type": "SwinTransformer", **SWIN, "with_cp": True}),
@@ -80,9 +80,7 @@ def test_a_run_with_it_is_the_run_without_it(recipe, finished):
     assert ours.keys() == theirs.keys() and all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
-ARCH_OF_VIT = {"type": "VisionTransformer", "arch": ARCH, "img_size": SIZE}
-
-
-def test_wrapper_is_a_model_with_a_backbone():
+def test_a_model_without_it_stays_as_it_is():
     init_default_scope("mmpretrain")
-    assert without_checkpointing(Wrapper(random_weights_of(ARCH_OF_VIT))) == []
+    backbone = {"type": "VisionTransformer", "arch": ARCH, "img_size": SIZE}
+    assert without_checkpointing(random_weights_of(backbone)) == []
