@@ -22,7 +22,7 @@ def runner(tiny_recipe, tiny_checkpoint, tmp_path_factory) -> DFQRunner:
     runner = DFQRunner.from_cfg(named(copy.deepcopy(tiny_recipe), tmp_path_factory.mktemp("generator")))
     runner.prepare()
     with calibrating(runner.student), torch.no_grad():
-        backbone_outputs(runner.student, torch.randn(2, 3, SIZE, SIZE))
+        backbone_outputs(runner.student, torch.randn(2, 3, SIZE, SIZE, device=runner.device))
     freeze(runner.student)
     runner.student.requires_grad_(False)
     return runner
@@ -45,7 +45,8 @@ def test_passes_of_a_step(runner, amp, competition):
     """One of the teacher for all terms, none of the student without competition; bfloat16 where no student is near."""
     options = {"amp": amp, "gradient_every": 100, "keep_smoothness": True}
     generator = ImageGenerator(runner.teacher, torch.Generator(), 0, pytest.fail, **options)
-    images, distance = torch.randn(2, 3, SIZE, SIZE), FeatureDistance()
+    images = torch.randn(2, 3, SIZE, SIZE, device=runner.device)
+    distance = FeatureDistance().to(runner.device)
     with torch.no_grad():
         distance.fit(backbone_outputs(runner.teacher, images))
     teacher, student = Passes(runner.teacher), Passes(runner.student)

@@ -65,7 +65,7 @@ def test_it_builds_is_quantized_and_infers(runner):
         expected = 8 if name.startswith(EIGHT_BITS) else widths["weight" in name]
         assert quantizer.spec.bits == expected, name
         assert runner.scope == "model" or name.startswith("backbone."), name
-    normalised = torch.randn(1, 3, *size)
+    normalised = torch.randn(1, 3, *size, device=runner.device)
     with calibrating(student):
         calibration_function(runner.scope, runner.teacher)(student, normalised)
     runner.model = student

@@ -78,7 +78,7 @@ def test_noise_is_gaussian_within_valid_pixels(train):
     images = runner.pool.images
     # 73,728 standard normal values, of which the bounds at -2.12 and 2.25 to 2.64 cut about 3 %
     assert abs(float(images.mean())) < 0.02 and abs(float(images.std()) - 0.97) < 0.02
-    mean, std = (getattr(runner.teacher.data_preprocessor, name).view(1, 3, 1, 1) for name in ("mean", "std"))
+    mean, std = (getattr(runner.teacher.data_preprocessor, name).view(1, 3, 1, 1).cpu() for name in ("mean", "std"))
     # float32 arithmetic around 255
     assert float((images * std + mean).min()) > -1e-3 and float((images * std + mean).max()) < 255.001
 
@@ -105,7 +105,7 @@ def real(scenes, images: int, size: int, **dataset) -> dict:
 
 def test_real_images_are_those_of_the_data_set(train, scenes):
     runner = train(real(scenes, 5, 64))
-    mean, std = (getattr(runner.teacher.data_preprocessor, name).view(1, 3, 1, 1) for name in ("mean", "std"))
+    mean, std = (getattr(runner.teacher.data_preprocessor, name).view(1, 3, 1, 1).cpu() for name in ("mean", "std"))
     pixels = (runner.pool.images * std + mean).round().to(torch.uint8)
     from psaq_mm.datasets.scenes import draw_scene
 
@@ -277,7 +277,7 @@ def test_gptq_rounds_otherwise_and_is_nearer_to_the_teacher(recipe):
     distances = []
     for runner in runners:
         runner.train()
-        images = runner.pool.images[:4]
+        images = runner.pool.images[:4].to(runner.device)
         with torch.no_grad():
             teacher, student = (model.backbone(images) for model in (runner.teacher, runner.student))
         distances.append(sum(((a - b) ** 2).mean() / (a**2).mean() for a, b in zip(teacher, student, strict=True)))

@@ -257,6 +257,8 @@ def test_the_artifact_opens_with_the_librarys_own_api(task, job, folder):
         assert model._dataset_meta == {"classes": META["CLASSES"]}
     assert type(model) is type(job.runner.teacher)
     image = torch.randint(0, 256, (3, SIZE, SIZE), dtype=torch.uint8)
+    device = job.runner.device  # the library's API was asked for a model on the CPU
+    model.to(device)
     for one in (model, job.runner.student):
         one.eval()
     batch = [one.data_preprocessor({"inputs": [image]}, False)["inputs"] for one in (model, job.runner.student)]
@@ -291,7 +293,7 @@ def test_real_images_are_the_training_images(task, again, job):
     assert images.shape == (IMAGES, 3, SIZE, SIZE)
     root = Path(dataset["data_root"])
     folder = root / "images" / "training" if "data_prefix" in dataset else root / "train"
-    mean, std = (getattr(runner.teacher.data_preprocessor, name).view(1, 3, 1, 1) for name in ("mean", "std"))
+    mean, std = (getattr(runner.teacher.data_preprocessor, name).view(1, 3, 1, 1).cpu() for name in ("mean", "std"))
     pixels = (images * std + mean).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     # mmcv and PIL decode JPEG alike; a wrong order of channels would be far off
     drawn = {np.asarray(Image.open(path)).tobytes() for path in folder.iterdir()}

@@ -181,7 +181,9 @@ def test_runs_under_no_grad() -> None:
 
 
 @pytest.mark.parametrize(
-    "terms", [lambda x: {"a": x.detach().mean()}, lambda x: {"a": torch.ones((), requires_grad=True) * 2}], ids=str
+    "terms",
+    [lambda x: {"a": x.detach().mean()}, lambda x: {"a": torch.ones((), requires_grad=True) * 2}],
+    ids=["detached", "of-something-else"],
 )
 def test_terms_that_do_not_reach_the_images_are_an_error(terms: Callable[[Tensor], dict[str, Tensor]]) -> None:
     with pytest.raises(GenerationError, match="no loss term depends on the images"):
