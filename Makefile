@@ -6,7 +6,7 @@ DEMO := configs/demo/mask_rcnn_swin_nano_w8a8.py
 .PHONY: setup demo test test-cpus test-full lint format tables clean
 
 setup:
-	@$(PYTHON) tools/bootstrap.py --venv $(VENV)
+	@$(PYTHON) dev/bootstrap.py --venv $(VENV)
 
 demo: setup
 	@$(BIN)/python tools/dfq.py $(DEMO)
@@ -24,7 +24,7 @@ test: setup
 	@$(BIN)/python -m pytest -m "not full"
 
 # Kernels of other CPUs, as far as this one has them, where bits depend on them.
-CPU_TESTS := tests/quantization tests/generation tests/export tests/engine/test_resume.py
+CPU_TESTS := tests/quantization tests/generation tests/deployment tests/engine/test_resume.py
 test-cpus: setup
 	@ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -m "not full" $(CPU_TESTS)
 	@ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m "not full" tests/quantization tests/engine/test_resume.py
@@ -33,8 +33,8 @@ test-full: setup
 	@$(BIN)/python -m pytest
 
 tables: setup
-	@$(BIN)/python tools/tables.py
-	@$(BIN)/python tools/config_table.py
+	@$(BIN)/python -m dev.tables
+	@$(BIN)/python -m dev.config_table
 
 clean:
 	rm -rf work_dirs data build dist *.egg-info

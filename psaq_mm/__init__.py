@@ -1,11 +1,32 @@
-"""Data-free quantization of vision-transformer detectors, segmentors and classifiers, as an OpenMMLab plugin."""
+"""Data-free quantization of vision-transformer detectors, segmentors and classifiers, as an OpenMMLab plugin.
 
-from .compat import check_environment, name_mmseg_configs
+Importing the package needs torch alone. Where mmengine is installed, the import also registers the scope ``psaq_mm``,
+so that ``custom_imports=['psaq_mm']`` in a config is all that a host library needs. The functions below import what
+they need, and check the installation, when they are first used.
+"""
 
-check_environment()
-name_mmseg_configs()
+from __future__ import annotations
 
-from . import registry  # noqa: E402  (registers the scope; needs what the check above looks for)
+import importlib
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "registry"]
+__all__ = ["Result", "__version__", "export", "load", "quantize"]
+
+if TYPE_CHECKING:
+    from .api import Result, export, load, quantize
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_") or name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(".api", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if find_spec("mmengine") is not None:
+    from . import registry as registry

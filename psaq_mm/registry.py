@@ -11,8 +11,12 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import Registry
 
+from .compat import name_mmseg_configs
+
+name_mmseg_configs()
+
 RUNNERS = Registry("runner", parent=MMENGINE_RUNNERS, scope="psaq_mm", locations=["psaq_mm.engine"])
 LOOPS = Registry("loop", parent=MMENGINE_LOOPS, scope="psaq_mm", locations=["psaq_mm.engine"])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="psaq_mm", locations=["psaq_mm.engine"])
-MODELS = Registry("model", parent=MMENGINE_MODELS, scope="psaq_mm", locations=["psaq_mm.models", "psaq_mm.export"])
+MODELS = Registry("model", parent=MMENGINE_MODELS, scope="psaq_mm", locations=["psaq_mm.models", "psaq_mm.deployment"])
 DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="psaq_mm", locations=["psaq_mm.datasets"])

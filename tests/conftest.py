@@ -17,7 +17,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from psaq_mm.engine import cli
+from psaq_mm import cli
 
 ROOT = Path(__file__).parents[1]
 SIZE = 64
@@ -168,7 +168,7 @@ def run_here(capsys, monkeypatch):
 
     def run(tool: str, *arguments: str | Path) -> Outcome:
         monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
-        main = runpy.run_path(str(ROOT / "tools" / tool))["main"]
+        main = runpy.run_path(str(ROOT / tool if "/" in tool else ROOT / "tools" / tool))["main"]
         capsys.readouterr()
         code = cli.run_tool(main)
         captured = capsys.readouterr()

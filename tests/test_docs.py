@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psaq_mm.engine.report import fill
+from dev.report import fill
 from tests.conftest import ROOT
 
 for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
@@ -42,6 +42,9 @@ def walk_through(run_here) -> int:
         for line in code.strip().splitlines():
             python, tool, *arguments = shlex.split(line)
             assert python == "python"
+            if tool == "-m":
+                tool, *arguments = arguments
+                tool = f"{tool.replace('.', '/')}.py"
             if tool.startswith("MMDET"):
                 script = Path(mmdet.__file__).parent / ".mim" / Path(tool).relative_to("MMDET")
                 environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -50,7 +53,7 @@ def walk_through(run_here) -> int:
             elif tool != "tools/dfq.py":
                 if arguments[0].startswith("configs/"):
                     arguments[0] = str(ROOT / arguments[0])
-                outcome = run_here(Path(tool).name, *arguments)
+                outcome = run_here(tool.removeprefix("tools/"), *arguments)
                 assert (outcome.code, outcome.err) == (0, ""), line
             ran += 1
     return ran

@@ -7,8 +7,8 @@ import re
 import pytest
 from mmengine.config import Config
 
-from psaq_mm.engine.packaged import packaged_configs
 from psaq_mm.models.backbones import SUPPORTED, TIMM_CLASSIFIER
+from psaq_mm.utils.config_lookup import packaged_configs
 from tests.conftest import ROOT
 from tests.models.test_backbones import BACKBONES
 

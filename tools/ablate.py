@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from psaq_mm.cli import CONSOLE, common_arguments, read_config, run_tool
 from psaq_mm.engine.ablation import Ablation
 from psaq_mm.engine.arms import ARMS
-from psaq_mm.engine.cli import CONSOLE, common_arguments, read_config, run_tool
 from psaq_mm.engine.results import results_table
 
 

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from psaq_mm.engine.checkpoint import read_checkpoint
-from psaq_mm.engine.cli import CONSOLE, run_tool
-from psaq_mm.engine.files import save_tensors, writable_file
+from psaq_mm.cli import CONSOLE, run_tool
 from psaq_mm.errors import UsageError
 from psaq_mm.models import convert_authors_swin
+from psaq_mm.models.checkpoint import read_checkpoint
+from psaq_mm.utils.atomic_files import save_tensors, writable_file
 
 
 def is_plain(value: Any) -> bool:

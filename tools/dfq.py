@@ -8,7 +8,7 @@ import sys
 
 from mmengine.dist import is_main_process
 
-from psaq_mm.engine.cli import CONSOLE, common_arguments, read_config, run_tool
+from psaq_mm.cli import CONSOLE, common_arguments, read_config, run_tool
 from psaq_mm.engine.job import Job
 
 

@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from psaq_mm.engine.cli import CONSOLE, positive, read_config, run_tool
-from psaq_mm.engine.deploy import FORMATS, PARTS, Artifact, export
-from psaq_mm.engine.files import writable_file
-from psaq_mm.export import DEFAULT_OPSET, STORAGE
+from psaq_mm.cli import CONSOLE, positive, read_config, run_tool
+from psaq_mm.deployment import DEFAULT_OPSET, STORAGE
+from psaq_mm.deployment.artifact import FORMATS, PARTS, Artifact, export
+from psaq_mm.utils.atomic_files import writable_file
 
 
 def main() -> int:

@@ -6,13 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from psaq_mm.engine.benchmark_report import record_markdown
-from psaq_mm.engine.cli import CONSOLE, positive, read_config, run_tool
-from psaq_mm.engine.deploy import Artifact
-from psaq_mm.engine.files import save_json, writable_file
+from psaq_mm.cli import CONSOLE, positive, read_config, run_tool
+from psaq_mm.deployment import ENGINES
+from psaq_mm.deployment.artifact import Artifact
 from psaq_mm.engine.parity import check_parity
-from psaq_mm.engine.records import merge_record, read_record
-from psaq_mm.export import ENGINES
+from psaq_mm.utils.atomic_files import save_json, writable_file
+from psaq_mm.utils.records import merge_record, read_record
+from psaq_mm.visualization.record_tables import record_markdown
 
 
 def main() -> int:

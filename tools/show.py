@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from psaq_mm.engine.cli import CONSOLE, run_tool
-from psaq_mm.engine.files import save_with, writable_folder
-from psaq_mm.engine.pictures import compare, default_device, page_paths
+from psaq_mm.cli import CONSOLE, run_tool
 from psaq_mm.errors import UsageError
+from psaq_mm.utils.atomic_files import save_with, writable_folder
+from psaq_mm.visualization.detections import compare, default_device, page_paths
 
 
 def main() -> int:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from psaq_mm.engine.cli import CONSOLE, read_config, run_tool
+from psaq_mm.cli import CONSOLE, read_config, run_tool
 from psaq_mm.engine.evaluation import evaluate
-from psaq_mm.engine.files import writable_folder
+from psaq_mm.utils.atomic_files import writable_folder
 
 
 def main() -> int:

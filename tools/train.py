@@ -13,8 +13,8 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from psaq_mm.engine.cli import import_host, run_tool
-from psaq_mm.engine.packaged import find_config
+from psaq_mm.cli import import_host, run_tool
+from psaq_mm.utils.config_lookup import find_config
 
 
 def main() -> int:

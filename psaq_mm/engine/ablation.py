@@ -13,10 +13,10 @@ from mmengine.config import Config
 from rich.console import Console
 
 from ..errors import PSAQError, UsageError
+from ..utils.atomic_files import save_with, writable_folder
+from ..utils.memory import peak_memory_mib, reset_peak_memory
 from .arms import ARMS, configure
-from .files import save_with, writable_folder
 from .job import dataset_name
-from .memory import peak_memory_mib, reset_peak_memory
 from .recipe import parse_bits
 from .results import SCHEMA, STAGES, Results, Row, main_metrics
 from .runner import DFQRunner

@@ -10,9 +10,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..errors import UsageError
-from .checkpoint import load_weights, read_checkpoint
-from .data import needed, readable
-from .host_types import buildable
+from ..models.checkpoint import load_weights, read_checkpoint
+from ..models.host_types import buildable
+from .dataset_checks import needed, readable
 from .results import Figure, as_figure
 
 NUMBER = itertools.count()

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..models import named
-from .memory import peak_memory_mib, reset_peak_memory
+from ..utils.memory import peak_memory_mib, reset_peak_memory
 from .results import Results, Row, results_table
 from .runner import DFQRunner
 

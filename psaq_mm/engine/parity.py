@@ -13,12 +13,12 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor
 
+from ..deployment import RuntimeBackbone
+from ..deployment.artifact import FORMATS, RUNS_ON, Artifact, export
 from ..errors import UsageError
-from ..export import RuntimeBackbone
 from ..models import backbone_outputs
 from ..quantization import sqnr
-from .data import needed, readable
-from .deploy import FORMATS, RUNS_ON, Artifact, export
+from .dataset_checks import needed, readable
 from .evaluation import evaluate
 from .results import metric_of
 

@@ -7,8 +7,8 @@ import copy
 from mmengine.config import Config
 
 from ..models import policy_of, without_downloads
-from .host_types import short_type
-from .pair import usage_errors
+from ..models.host_types import short_type
+from .builder import usage_errors
 from .recipe import recipe_of
 
 HOOKS = ("ProgressHook", "StateHook", "SamplesHook", "CycleLogHook")

@@ -14,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from ..compat import versions
-from .files import save_json
+from ..utils.atomic_files import save_json
 
 SCHEMA = 1
 # What an evaluator may give: a number, or several (a class each, say) in nested lists or by name.

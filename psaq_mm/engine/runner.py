@@ -16,18 +16,14 @@ from mmengine.logging import MMLogger
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
+from ..distillation.recovery import MicroBatch
 from ..errors import PSAQError, UsageError
 from ..generation import SamplePool
-from ..models import (
-    artifact_model,
-    backbone_of,
-    calibration_function,
-    policy_of,
-    without_checkpointing,
-)
+from ..models import artifact_model, backbone_of, calibration_function, policy_of, without_checkpointing
+from ..models.checkpoint import artifact_config, class_names, save_artifact
+from ..models.host_types import buildable, registered
 from ..quantization import (
     CoverageReport,
-    QuantizationError,
     check_calibrated,
     coverage,
     freeze,
@@ -35,19 +31,16 @@ from ..quantization import (
     trainable_groups,
 )
 from ..registry import LOOPS, RUNNERS
-from .checkpoint import artifact_config, class_names, save_artifact
-from .data import build_test_loop, missing_path
-from .files import save_json, writable_folder
-from .guards import MicroBatch
-from .host_types import buildable, registered
-from .image_files import ImageFiles
-from .memory import keep_freed_memory
-from .pair import build_student, load_teacher, usage_errors
+from ..utils.atomic_files import save_json, writable_folder
+from ..utils.image_store import ImageFiles
+from ..utils.memory import keep_freed_memory
+from ..utils.terminal import keep_terminal_quiet
+from ..utils.termination import Termination
+from .builder import build_student, load_teacher, usage_errors
+from .dataset_checks import build_test_loop, missing_path
 from .preparation import runner_config
 from .results import Figure, as_figure, timed
-from .state import previous_path, restore_state, save_state, state_path
-from .terminal import keep_terminal_quiet
-from .termination import Termination
+from .run_state import previous_path, restore_state, save_state, state_path
 
 STAGES = {"images": "GenerateLoop", "calibrate": "CalibrateLoop", "cycle": "CycleLoop"}
 
@@ -289,10 +282,7 @@ class DFQRunner(Runner):
         Raises:
             PSAQError: It is quantized, but not calibrated.
         """
-        try:
-            check_calibrated(self.bare_model())
-        except QuantizationError as error:
-            raise PSAQError(str(error)) from None
+        check_calibrated(self.bare_model())
 
     def evaluate(self, model: nn.Module) -> dict[str, Figure] | None:
         """The test evaluator's figures for a model, or None where there is no data set to evaluate on.

@@ -5,14 +5,14 @@ Read in this order: ``tokens`` (what a layer hands over), ``entropy`` (the loss 
 ``competition`` (the teacher-student distance) and ``pool``.
 """
 
+from ..errors import GenerationError, NonFiniteLossError
 from .augment import RollFlip, View
-from .competition import FeatureDistance
-from .entropy import PatchSimilarityEntropy, similarity_entropy
-from .errors import GenerationError, NonFiniteLossError
 from .initial import fractal_noise, initial_images, white_noise
-from .optimiser import SampleOptimiser
+from .losses.discrepancy import FeatureDistance
+from .losses.entropy import PatchSimilarityEntropy, similarity_entropy
+from .losses.prior import ImagePrior, rms_differences, v1_tv
+from .optimizer import SampleOptimiser
 from .pool import ImageStore, SamplePool, image_bytes
-from .prior import ImagePrior, rms_differences, v1_tv
 from .schedule import cosine_with_warmup
 from .tokens import AttentionTokens
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import GenerationError
+from ..errors import GenerationError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .errors import GenerationError
+from ..errors import GenerationError
 
 Bounds = Tensor | Sequence[float]
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .errors import GenerationError
+from ..errors import GenerationError
 
 
 class ImageStore(Protocol):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .errors import GenerationError
+from ..errors import GenerationError
 
 PADDING = -1
 

@@ -2,19 +2,23 @@
 
 from importlib.util import find_spec
 
+from ..compat import check_environment
+
+check_environment()
+
+from .adapters.decomposed import DecomposedAttention
+from .adapters.swin import QuantWindowMSA
+from .adapters.taps import AttentionTaps, register_tap
+from .adapters.torch_attention import QuantMmcvAttention, QuantTorchAttention
+from .adapters.vit import QuantAttention, QuantMultiheadAttention
 from .artifacts import HOSTS, artifact_model, named, without_downloads
-from .attention import DecomposedAttention
 from .backbones import QuantizedBackbone, QuantizedTimmClassifier, backbone_of, quantized_class
 from .checkpointing import without_checkpointing
-from .convert_swin import convert_authors_swin, has_authors_names
+from .converters.swin import convert_authors_swin, has_authors_names
+from .features import OutputFunction, backbone_outputs, calibration_function, output_function
 from .image_size import check_image_size, try_image_size
-from .outputs import OutputFunction, backbone_outputs, calibration_function, output_function
-from .pixels import PixelUnits, image_channels, pixel_bounds, pixel_units, takes_rgb
+from .preprocessing import PixelUnits, image_channels, pixel_bounds, pixel_units, takes_rgb
 from .quantized import QuantizedModel, policy_of, quantize_in_place
-from .swin import QuantWindowMSA
-from .taps import AttentionTaps, register_tap
-from .torch_attention import QuantMmcvAttention, QuantTorchAttention
-from .vit import QuantAttention, QuantMultiheadAttention
 
 __all__ = [
     "HOSTS",

@@ -11,8 +11,8 @@ from torch import nn
 
 from ..errors import UsageError
 from ..registry import MODELS
+from .adapters.taps import AttentionTaps
 from .quantized import policy_of, quantize_in_place
-from .taps import AttentionTaps
 
 SUPPORTED = {
     "SwinTransformer": ("mmdet", "mmseg", "mmpretrain"),

@@ -8,8 +8,8 @@ from torch import nn
 from ..errors import PSAQError, UsageError
 from ..generation.initial import white_noise
 from .backbones import backbone_of
-from .outputs import backbone_outputs
-from .pixels import pixel_units
+from .features import backbone_outputs
+from .preprocessing import pixel_units
 
 
 def check_image_size(backbone: nn.Module, size: tuple[int, int]) -> None:

@@ -11,8 +11,8 @@ from torch import nn
 from ..errors import UsageError
 from ..quantization import QuantPolicy, quantize_conv2d, quantize_linear, quantize_model, register_quantized
 from ..registry import MODELS
-from . import swin, torch_attention, vit  # noqa: F401  (register the attentions)
-from .attention import note_float_parts
+from .adapters import swin, torch_attention, vit  # noqa: F401
+from .adapters.decomposed import note_float_parts
 
 SCOPES = ("backbone", "model")
 

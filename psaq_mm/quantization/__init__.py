@@ -12,6 +12,7 @@ Pure torch. The usual way through::
     freeze(model)
 """
 
+from ..errors import QuantizationError
 from .calibration import (
     calibrating,
     check_calibrated,
@@ -33,17 +34,9 @@ from .convert import (
     register_quantized,
 )
 from .coverage import CoverageReport, CoverageRow, coverage
-from .errors import QuantizationError
 from .functional import affine_parameters, fake_quantize, sqnr
-from .modules import QuantConv2d, QuantizedLayer, QuantLinear, QuantMatMul
-from .observers import (
-    EMAObserver,
-    MinMaxObserver,
-    MSEObserver,
-    Observer,
-    PercentileObserver,
-    make_observer,
-)
+from .layers import QuantConv2d, QuantizedLayer, QuantLinear, QuantMatMul
+from .observers import EMAObserver, MinMaxObserver, MSEObserver, Observer, PercentileObserver, make_observer
 from .policy import LayerSpecs, QuantPolicy
 from .quantizer import Quantizer, State, WeightQuantizer
 from .rates import relative_groups

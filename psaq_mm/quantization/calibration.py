@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import distributed, nn
 
-from .errors import QuantizationError
-from .modules import QuantizedLayer
+from ..errors import QuantizationError
+from .layers import QuantizedLayer
 from .quantizer import Quantizer, State, WeightQuantizer
 
 

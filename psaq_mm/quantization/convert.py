@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from .modules import QuantConv2d, QuantizedLayer, QuantLinear, QuantMatMul
+from .layers import QuantConv2d, QuantizedLayer, QuantLinear, QuantMatMul
 from .policy import QuantPolicy
 from .quantizer import Quantizer
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from torch import nn
 
 from .convert import OPAQUE, factory_of, is_quantized, join
-from .modules import QuantMatMul
+from .layers import QuantMatMul
 from .policy import QuantPolicy
 from .quantizer import Quantizer
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, distributed
 
-from .errors import QuantizationError
+from ..errors import QuantizationError
 from .functional import affine_parameters, power_of_two
 from .spec import QuantSpec
 

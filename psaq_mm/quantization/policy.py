@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from .errors import QuantizationError
+from ..errors import QuantizationError
 from .spec import QuantSpec, activation_spec, weight_spec
 
 SCHEMES = ("deploy", "psaq")

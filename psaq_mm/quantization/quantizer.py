@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import QuantizationError
+from ..errors import QuantizationError
 from .functional import affine_parameters, decibels, fake_quantize, migrated_range, powers, usable_scale
 from .observers import Observer, make_observer, rows_of
 from .spec import QuantSpec

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .calibration import quantized_layers, quantizers, trainable_groups
-from .modules import QuantizedLayer
+from .layers import QuantizedLayer
 
 # Adam divides by sqrt(v) + eps. Of a parameter of size 0.02, common for weights, this is torch's own eps of 1e-8.
 RELATIVE_EPS = 2e-10

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .errors import QuantizationError
+from ..errors import QuantizationError
 from .functional import power_of_two
-from .modules import QuantLinear
+from .layers import QuantLinear
 
 BLOCK = 128
 

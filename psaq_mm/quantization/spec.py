@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .errors import QuantizationError
+from ..errors import QuantizationError
 
 MIN_BITS, MAX_BITS = 2, 8
 GRANULARITIES = ("per_tensor", "per_channel")

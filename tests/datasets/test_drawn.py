@@ -14,8 +14,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from psaq_mm.datasets import demo, objects, segments
-from psaq_mm.engine.packaged import packaged_configs
 from psaq_mm.errors import UsageError
+from psaq_mm.utils.config_lookup import packaged_configs
 from tests.conftest import ROOT
 
 SIZE = 48

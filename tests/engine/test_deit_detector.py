@@ -15,11 +15,11 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from rich.console import Console
 
-from psaq_mm.engine import cli
+from psaq_mm import cli
 from psaq_mm.engine.job import Job
 from psaq_mm.errors import PSAQError
 from psaq_mm.models import AttentionTaps, without_downloads
-from psaq_mm.models.outputs import output_function
+from psaq_mm.models.features import output_function
 from psaq_mm.quantization import quantizers
 from tests.conftest import ROOT, SHORT_RUN, SIZE, named, random_weights
 

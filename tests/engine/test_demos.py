@@ -12,11 +12,11 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from rich.console import Console
 
-from psaq_mm.engine.cli import read_config
-from psaq_mm.engine.deploy import Artifact
+from psaq_mm.cli import read_config
+from psaq_mm.deployment import ENGINES
+from psaq_mm.deployment.artifact import Artifact
 from psaq_mm.engine.job import Job
 from psaq_mm.engine.parity import check_parity
-from psaq_mm.export import ENGINES
 from tests.conftest import ROOT, named
 from tests.cpu import SATURATED_SQNR, integer_sums_are_exact
 

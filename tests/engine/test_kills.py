@@ -14,8 +14,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from psaq_mm.engine.image_files import ImageFiles
-from psaq_mm.engine.state import readable_states
+from psaq_mm.engine.run_state import readable_states
+from psaq_mm.utils.image_store import ImageFiles
 
 KILLS = 20
 LONGER = {

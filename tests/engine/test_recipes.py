@@ -9,12 +9,12 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from psaq_mm.engine import model_index
-from psaq_mm.engine.cli import import_host
-from psaq_mm.engine.packaged import packaged_configs
+from dev import model_index
+from psaq_mm.cli import import_host
 from psaq_mm.engine.runner import DFQRunner
 from psaq_mm.models import calibration_function
 from psaq_mm.quantization import calibrating, quantizers
+from psaq_mm.utils.config_lookup import packaged_configs
 from tests.conftest import ROOT, named
 
 CONFIGS = packaged_configs()

@@ -12,15 +12,16 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from psaq_mm.engine import DFQRunner, guards
+from psaq_mm.distillation import recovery as guards
+from psaq_mm.engine import DFQRunner
+from psaq_mm.engine import run_state as state_module
 from psaq_mm.engine import runner as runner_module
-from psaq_mm.engine import state as state_module
-from psaq_mm.engine.image_files import ImageFiles
 from psaq_mm.engine.loops import calibrate as calibrate_module
-from psaq_mm.engine.state import common_state, point, readable_states
-from psaq_mm.engine.termination import Terminated
+from psaq_mm.engine.run_state import common_state, point, readable_states
 from psaq_mm.errors import PSAQError, UsageError
 from psaq_mm.generation import FeatureDistance, NonFiniteLossError, PatchSimilarityEntropy
+from psaq_mm.utils.image_store import ImageFiles
+from psaq_mm.utils.termination import Terminated
 from tests.conftest import named
 
 # The pool loses images that the distance's constants were measured on.

@@ -155,7 +155,7 @@ def test_scope_model_runs_end_to_end(train):
 def test_generated_images_are_shared_through_a_file(train, tmp_path, monkeypatch):
     options = {**NO_CYCLES, "dfq.images.samples": str(tmp_path / "shared.pth")}
     first = train(options)
-    monkeypatch.setattr("psaq_mm.engine.generator.ImageGenerator.optimise", None)
+    monkeypatch.setattr("psaq_mm.distillation.image_generator.ImageGenerator.optimise", None)
     second = train(options)
     assert first.pool.sha256() == second.pool.sha256()
 

@@ -24,8 +24,8 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
+from psaq_mm.cli import import_host
 from psaq_mm.engine.arms import real_dataset
-from psaq_mm.engine.cli import import_host
 from psaq_mm.engine.job import Job
 from psaq_mm.engine.results import main_metrics
 from psaq_mm.models import backbone_of, pixel_bounds, takes_rgb, without_downloads

@@ -9,8 +9,8 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from psaq_mm.engine.checkpoint import read_checkpoint
 from psaq_mm.errors import PSAQError
+from psaq_mm.models.checkpoint import read_checkpoint
 
 
 def history():

@@ -13,7 +13,7 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
-from psaq_mm.engine.pair import build_student
+from psaq_mm.engine.builder import build_student
 from psaq_mm.errors import UsageError
 from psaq_mm.models import QuantSwinTransformer, artifact_model, calibration_function, policy_of
 from psaq_mm.quantization import (
@@ -27,8 +27,7 @@ from psaq_mm.quantization import (
     trainable_groups,
 )
 from tests.conftest import ROOT, random_weights
-
-from .conftest import SWIN
+from tests.models.conftest import SWIN
 
 
 @pytest.fixture(autouse=True)

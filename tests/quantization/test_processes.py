@@ -8,14 +8,7 @@ import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 
-from psaq_mm.quantization import (
-    QuantizationError,
-    QuantLinear,
-    QuantSpec,
-    calibrating,
-    quantizers,
-    weight_spec,
-)
+from psaq_mm.quantization import QuantizationError, QuantLinear, QuantSpec, calibrating, quantizers, weight_spec
 
 BATCHES = 4
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.authors import authors_state
+from tests.models.converters.authors import authors_state
 
 
 @pytest.fixture

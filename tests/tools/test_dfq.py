@@ -100,7 +100,7 @@ def test_options_of_the_command_line(run_dfq, recipe, tmp_path, tiny_checkpoint)
 def test_resume_goes_on(run_dfq, tmp_path, finished, monkeypatch):
     """Both rows are made again, the student is not."""
     assert run_dfq().code == 0
-    monkeypatch.setattr("psaq_mm.engine.generator.ImageGenerator.optimise", None)
+    monkeypatch.setattr("psaq_mm.distillation.image_generator.ImageGenerator.optimise", None)
     outcome = run_dfq(None, "--resume")
     assert outcome.code == 0, outcome.err
     assert equal(state_of(tmp_path / "work"), state_of(finished.runner.folder))

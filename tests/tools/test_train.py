@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from psaq_mm.engine import cli
+from psaq_mm import cli
 from tests.conftest import ROOT
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...models import pixel_bounds, takes_rgb
 from ...registry import HOOKS
-from ..files import save_tensors, save_with
+from ...utils.atomic_files import save_tensors, save_with
 
 if TYPE_CHECKING:
     from ..runner import DFQRunner

@@ -10,10 +10,10 @@ from mmengine.dist import all_gather_object
 from mmengine.runner import BaseLoop
 from torch import Tensor
 
+from ...distillation.image_generator import ImageGenerator
 from ...errors import UsageError
 from ...generation import SamplePool, initial_images
 from ...models import pixel_units, try_image_size
-from ..generator import ImageGenerator
 
 if TYPE_CHECKING:
     from ..runner import DFQRunner

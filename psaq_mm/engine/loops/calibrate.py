@@ -10,11 +10,11 @@ import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
 from torch import Tensor, nn
 
+from ...distillation.recovery import MicroBatch
 from ...errors import UsageError
 from ...models import calibration_function
 from ...quantization import calibrating, quantized_linears, quantizers, recording_moments, round_weights
 from ...registry import LOOPS
-from ..guards import MicroBatch
 from .base import StageLoop
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ import torch
 from mmengine.dist import all_reduce, all_reduce_params, get_world_size
 from torch import Tensor, nn
 
+from ...distillation.image_generator import Competition, gradient_norm
+from ...distillation.recovery import Backoff, MicroBatch
 from ...errors import UsageError
 from ...generation import FeatureDistance, NonFiniteLossError, RollFlip, SampleOptimiser
 from ...models import output_function
 from ...quantization import freeze, relative_groups, unfreeze
 from ...registry import LOOPS
-from ..generator import Competition, gradient_norm
-from ..guards import Backoff, MicroBatch
 from .base import StageLoop
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class CycleLoop(StageLoop):
         generator_images: How many images each cycle adds to the pool, over all processes.
         fresh: Which share of them starts anew, as the first images did; the others evolve from the pool's.
         start: What fresh images start from: ``'white'`` or ``'fractal'`` noise.
-        generator: The keys of :class:`psaq_mm.engine.generator.ImageGenerator`.
+        generator: The keys of :class:`psaq_mm.distillation.image_generator.ImageGenerator`.
         competition: The share of b D's gradient in the generator's loss, relative to L_PSE's; 0 (b = 0) for none.
         student_steps: Adam steps on the student in each cycle.
         batch_size: Images of a student step, in each process.

@@ -11,9 +11,9 @@ from torch import Tensor
 from ...errors import UsageError
 from ...generation import SampleOptimiser, SamplePool
 from ...models import backbone_of, check_image_size, image_channels
+from ...models.checkpoint import read_checkpoint
 from ...registry import LOOPS
-from ..checkpoint import read_checkpoint
-from ..files import save_tensors
+from ...utils.atomic_files import save_tensors
 from .base import FillLoop, height_and_width
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class GenerateLoop(FillLoop):
         image_size: Height and width, or one number for both.
         batch_size: How many are optimised together.
         steps: Adam steps of a batch.
-        generator: The keys of :class:`psaq_mm.engine.generator.ImageGenerator`.
+        generator: The keys of :class:`psaq_mm.distillation.image_generator.ImageGenerator`.
         start: What the images start from: ``'white'`` (V1) or ``'fractal'`` noise.
         samples: A file to share the images through: read where it exists, otherwise written.
     """

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ...errors import PSAQError
 from ...generation import SamplePool
 from ...registry import LOOPS
-from ..data import build_dataset, missing_path
+from ..dataset_checks import build_dataset, missing_path
 from .base import FillLoop
 
 if TYPE_CHECKING:

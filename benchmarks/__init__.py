@@ -1,0 +1,1 @@
+"""Benchmarks and their command lines; not part of the installed package."""

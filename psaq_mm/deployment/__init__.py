@@ -1,0 +1,33 @@
+"""From a quantized model to a file that integer engines run, and such a file in the place of a backbone.
+
+``modules`` stores the integers, ``onnx_file``, ``int4`` and ``compact`` write them, ``engines`` runs the file,
+``operators`` reads their profiles, ``runtime`` is the backbone.
+"""
+
+from ..errors import ExportError
+from .engines import ENGINES, Session, open_session
+from .layers import ActivationQDQ, DeployConv2d, DeployLinear, DeployMatMul, deployed
+from .onnx_file import DEFAULT_OPSET, STORAGE, Maps, onnx_model, quantized_onnx, save_onnx
+from .operators import KINDS, by_kind
+from .runtime import RuntimeBackbone
+
+__all__ = [
+    "DEFAULT_OPSET",
+    "ENGINES",
+    "KINDS",
+    "STORAGE",
+    "ActivationQDQ",
+    "DeployConv2d",
+    "DeployLinear",
+    "DeployMatMul",
+    "ExportError",
+    "Maps",
+    "RuntimeBackbone",
+    "Session",
+    "by_kind",
+    "deployed",
+    "onnx_model",
+    "open_session",
+    "quantized_onnx",
+    "save_onnx",
+]

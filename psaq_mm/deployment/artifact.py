@@ -1,0 +1,195 @@
+"""From an artifact (``quantized.py`` and ``quantized.pth``) to a file for an engine, with a config that runs it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import MODELS as HOST_MODELS
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from ..compat import versions
+from ..errors import UsageError
+from ..models import backbone_of, check_image_size, image_channels, policy_of
+from ..models.checkpoint import load_weights, read_checkpoint
+from ..models.host_types import buildable
+from ..quantization import check_calibrated, coverage
+from ..utils.atomic_files import save_tensors, save_with
+from . import DEFAULT_OPSET, ExportError, Maps, quantized_onnx, save_onnx
+
+FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
+RUNS_ON = {"onnx": "onnxruntime", "openvino": "openvino"}
+# Where the written config names the exported file; no config holds this text by itself.
+PLACE = "<exported file>"
+PARTS = {"backbone": ("backbone",), "backbone+neck": ("backbone", "neck")}
+
+
+class Artifact:
+    """A quantized model as ``tools/dfq.py`` left it, opened.
+
+    Args:
+        cfg: ``quantized.py``.
+        checkpoint: ``quantized.pth``.
+
+    Raises:
+        UsageError: The config names no quantized model.
+        PSAQError: The checkpoint is missing, belongs to another config or is a float one.
+        QuantizationError: It is not calibrated.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str | Path) -> None:
+        init_default_scope(cfg.get("default_scope") or "mmengine")
+        owner = cfg.model if "quantization" in cfg.model else cfg.model.get("backbone") or {}
+        if "quantization" not in owner:
+            raise UsageError(f"{cfg.filename} names no quantized model: give the quantized.py that tools/dfq.py left")
+        self.cfg, self.quantization = copy.deepcopy(cfg), owner["quantization"].to_dict()
+        self.cfg.load_from = None  # a path of this machine; the config travels with what is exported
+        loaded = read_checkpoint(checkpoint, hint="give the quantized.pth that tools/dfq.py left beside the config")
+        self.meta, self.state = loaded["meta"], loaded["state_dict"]
+        model = copy.deepcopy(cfg.model)
+        if cfg.get("data_preprocessor") is not None:
+            model.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
+        with buildable(cfg, "model"):
+            self.model: nn.Module = HOST_MODELS.build(model)
+        load_weights(self.model, self.state, str(checkpoint))
+        self.model.eval()
+        check_calibrated(self.model)
+
+    def part(self, names: Sequence[str]) -> Maps:
+        """The parts of the model that are exported, in turn.
+
+        Raises:
+            UsageError: The model has no such part.
+        """
+        parts = []
+        for name in names:
+            # timm's classifier has one part, which is all of it
+            part = backbone_of(self.model)[1] if name == "backbone" else getattr(self.model, name, None)
+            if part is None:
+                raise UsageError(f"{type(self.model).__name__} has no {name}: export its backbone alone")
+            parts.append(part)
+        return Maps(*parts)
+
+    def metadata(self) -> dict[str, str]:
+        """What the exported file says of its origin: config, quantization, versions and coverage."""
+        policy, _ = policy_of(self.quantization)
+        report = coverage(self.model, policy)
+        return {
+            "psaq_mm.config": self.cfg.pretty_text,
+            "psaq_mm.quantization": json.dumps(self.meta.get("psaq_mm", self.quantization)),
+            "psaq_mm.versions": json.dumps(versions()),
+            "psaq_mm.coverage": report.to_json(),
+        }
+
+
+def export(
+    artifact: Artifact,
+    target: Path,
+    kind: str,
+    size: tuple[int, int],
+    batch: int = 1,
+    part: str = "backbone",
+    opset: int = DEFAULT_OPSET,
+    weights: str = "int8",
+) -> list[Path]:
+    """Write the file for an engine, and a config and a checkpoint with which the host's tools run it.
+
+    Args:
+        artifact: What to export.
+        target: ``NAME.onnx`` or ``NAME.xml``.
+        kind: ``'onnx'`` or ``'openvino'``.
+        size: Height and width of its images.
+        batch: Images in a batch.
+        part: A key of :data:`PARTS`.
+        opset: Of ONNX.
+        weights: How weights of 4 bits are stored, see :func:`psaq_mm.deployment.quantized_onnx`.
+
+    Returns:
+        What was written: the file, an ``.xml``'s ``.bin``, and last, where the model has a backbone, ``NAME.py`` and
+        ``NAME.pth``.
+
+    Raises:
+        UsageError: The target's suffix is another format's, or the size does not suit the backbone.
+        ExportError: See :func:`psaq_mm.deployment.onnx_model`, or OpenVINO is not installed.
+    """
+    suffix = FORMATS[kind]
+    if target.suffix != suffix:
+        raise UsageError(f"a file for {kind} ends in {suffix}: give {target.with_suffix(suffix)} instead of {target}")
+    if kind == "openvino" and find_spec("openvino") is None:
+        raise ExportError("openvino is not installed: pip install 'psaq_mm[deploy]'")
+    name, backbone = backbone_of(artifact.model)
+    check_image_size(backbone, size)
+    proto = quantized_onnx(
+        artifact.part(PARTS[part]),
+        size,
+        batch=batch,
+        opset=opset,
+        metadata=artifact.metadata(),
+        weights=weights,
+        channels=image_channels(backbone),
+    )
+    if kind == "onnx":
+        save_with(lambda path: save_onnx(proto, path), target)
+        written = [target]
+    else:
+        save_openvino(proto, target)
+        written = [target, target.with_suffix(".bin")]
+    if name != "backbone":
+        return written
+    return [*written, *save_deployment(artifact, target, kind, PARTS[part])]
+
+
+def save_openvino(proto: Any, target: Path) -> None:
+    """Convert an ONNX model and write the IR: ``NAME.xml`` and ``NAME.bin``, the former last."""
+    import openvino
+
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}.") as folder:
+        onnx, xml = Path(folder, "model.onnx"), Path(folder, "model.xml")
+        save_onnx(proto, onnx)
+        # Read as the engine itself reads ONNX: what convert_model makes is a fifth larger and a tenth slower.
+        # In float16 it would be another model than was calibrated.
+        openvino.save_model(openvino.Core().read_model(str(onnx)), str(xml), compress_to_fp16=False)
+        for path, final in ((xml.with_suffix(".bin"), target.with_suffix(".bin")), (xml, target)):
+            os.replace(path, final)
+
+
+def beside_the_config(name: str) -> str:
+    """A file in the config's own folder, as an expression of a config's text.
+
+    mmengine puts the folder into the text before it is parsed, so that the files can be moved together. In three
+    quotes, since folders may have one in their names (``O'Brien``); mmengine turns backslashes into slashes.
+    """
+    return "r'''{{ fileDirname }}''' + " + repr("/" + name)
+
+
+def quantization_without(artifact: Artifact, parts: Sequence[str]) -> dict[str, Any]:
+    """A quantized model's options for what is left of it: overrides of the exported parts alone would match nothing."""
+    left = [name for name, _ in artifact.model.named_modules() if name and name.partition(".")[0] not in parts]
+    overrides = artifact.quantization.get("overrides") or ()
+    kept = [one for one in overrides if any(fnmatchcase(name, one["pattern"]) for name in left)]
+    return {**artifact.quantization, "overrides": kept}
+
+
+def save_deployment(artifact: Artifact, target: Path, kind: str, parts: Sequence[str]) -> tuple[Path, Path]:
+    """Write ``NAME.py`` and ``NAME.pth`` beside the file: the model with a RuntimeBackbone, and the rest's weights."""
+    plain = copy.deepcopy(artifact.cfg.to_dict())
+    plain["model"]["backbone"] = {"type": "psaq_mm.RuntimeBackbone", "file": PLACE, "engine": RUNS_ON[kind]}
+    if "neck" in parts:
+        plain["model"]["neck"] = None
+    if "quantization" in plain["model"]:  # scope model: what is left is still quantized in torch
+        plain["model"]["quantization"] = quantization_without(artifact, parts)
+    config, checkpoint = target.with_suffix(".py"), target.with_suffix(".pth")
+    text = Config(plain).pretty_text.replace(repr(PLACE), beside_the_config(target.name))
+    save_with(lambda path: path.write_text(text, encoding="utf-8"), config)
+    kept = {key: value for key, value in artifact.state.items() if key.partition(".")[0] not in parts}
+    save_tensors({"meta": artifact.meta, "state_dict": kept}, checkpoint)
+    return config, checkpoint

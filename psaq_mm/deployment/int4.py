@@ -1,0 +1,46 @@
+"""Weights of four bits or fewer stored as INT4: half the file; engines of today then multiply them in float."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ExportError
+
+# DequantizeLinear knows 4-bit integers since.
+FIRST_OPSET = 21
+LOWEST, HIGHEST = -8, 7
+
+
+def pack_int4(proto: Any) -> None:
+    """Store every weight whose integers fit into 4 bits as INT4, in place.
+
+    Args:
+        proto: An ``onnx.ModelProto`` of opset 21 or newer; its weights are INT8 initializers of DequantizeLinear nodes.
+
+    Raises:
+        ExportError: No weight fits.
+    """
+    import ml_dtypes
+    from onnx import TensorProto, numpy_helper
+
+    stored = {one.name: one for one in proto.graph.initializer}
+    packed, zero_points = set(), set()
+    for node in proto.graph.node:
+        weight = stored.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if weight is None:
+            continue
+        if weight.data_type == TensorProto.INT8:
+            integers = numpy_helper.to_array(weight)
+            if integers.min() >= LOWEST and integers.max() <= HIGHEST:
+                weight.CopyFrom(numpy_helper.from_array(integers.astype(ml_dtypes.int4), weight.name))
+                packed.add(weight.name)
+        if weight.name in packed:
+            # It is zero, which is what is meant where there is none; INT8 would not fit, and others may share it.
+            zero_points.update(node.input[2:])
+            del node.input[2:]
+    if not packed:
+        raise ExportError("no weight fits into 4 bits: INT4 is for models quantized at 4 bits or fewer, use int8")
+    used = {name for node in proto.graph.node for name in node.input}
+    for kind, gone in ((proto.graph.initializer, zero_points - used), (proto.graph.value_info, packed)):
+        for one in [one for one in kind if one.name in gone]:
+            kind.remove(one)

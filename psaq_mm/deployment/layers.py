@@ -1,0 +1,300 @@
+"""Quantized layers as integer engines see them: stored integers, and a pair of QuantizeLinear and DequantizeLinear
+before every product.
+
+The quantized model simulates: it keeps float weights and rounds them at each forward. Here the weights *are* integers,
+and an activation's quantizer is the two operators of ONNX with the very scale and zero point that were calibrated. In
+torch the modules compute what an engine computes, division by the scale included; while ``torch.onnx.export`` looks at
+them they write the operators.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ExportError
+from ..quantization import (
+    QuantConv2d,
+    QuantizedLayer,
+    Quantizer,
+    QuantLinear,
+    QuantMatMul,
+    WeightQuantizer,
+    check_calibrated,
+)
+from ..quantization.functional import log2_fake_quantize
+
+TYPE_BITS = 8
+
+
+def exporting() -> bool:
+    """Whether torch's exporter is looking."""
+    return torch.compiler.is_exporting()
+
+
+class ActivationQDQ(nn.Module):
+    """An activation's quantizer as a pair of QuantizeLinear and DequantizeLinear of unsigned 8-bit integers.
+
+    ::
+
+        q = saturate(round(x / scale) + zero_point),    y = (q - zero_point) * scale
+
+    Grids of fewer bits lie at the bottom of the 8-bit type; what is above is clipped before, since an operator between
+    the pair would keep engines from fusing it.
+
+    Behind a LayerNorm there may be a scale ``s_c`` and a zero point ``z_c`` a channel. Integers are summed over the
+    channels, so there they get one: with ``r_c = s_c / mean(s)`` and ``z`` a common zero point::
+
+        x'_c = x_c / r_c + (z_c - z) mean(s)
+
+    has the same integers under ``mean(s)`` and ``z``, and what is added is taken off the layer's bias again
+    (:attr:`shift`). ``y`` is then of x', and the weight behind it holds ``r``.
+
+    Args:
+        quantizer: Calibrated, with a uniform asymmetric grid.
+    """
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        super().__init__()
+        spec, scale = quantizer.spec, quantizer.scale.detach().float()
+        zero = quantizer.zero_point.detach().float().round().clamp(spec.quant_min, spec.quant_max)
+        if spec.symmetric or spec.quant_min:
+            raise ExportError(f"quantizer {quantizer.name!r}: only asymmetric grids of activations are exported")
+        common = zero.mean().round()
+        self.bits = spec.bits
+        # numbers, since the exporter cannot look into buffers
+        self.lowest = float(-common * scale.mean())
+        self.highest = float((2**spec.bits - 1 - common) * scale.mean())
+        self.register_buffer("scale", scale.mean())
+        self.register_buffer("zero_point", common.to(torch.uint8))
+        self.register_buffer("ratio", scale / scale.mean() if spec.per_channel else None)
+        different = spec.per_channel and bool((zero != common).any())
+        self.register_buffer("shift", (zero - common) * scale.mean() if different else None)
+
+    def integers(self, x: Tensor) -> Tensor:
+        """The integers of ``x``, uint8, as an engine computes them."""
+        scaled = self.prepared(x) / self.scale
+        return (scaled.round() + self.zero_point).clamp(0, 2**self.bits - 1).to(torch.uint8)
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """``x`` as one scale suits it."""
+        if self.ratio is not None:
+            x = x * (1 / self.ratio)
+        return x if self.shift is None else x + self.shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        """To the grid and back; the shape of ``x``."""
+        if not exporting():
+            return (self.integers(x).float() - self.zero_point) * self.scale
+        x = self.prepared(x)
+        if self.bits < TYPE_BITS:
+            x = x.clamp(self.lowest, self.highest)
+        q = torch.onnx.ops.symbolic(
+            "QuantizeLinear", (x, self.scale, self.zero_point), dtype=torch.uint8, shape=x.shape
+        )
+        return torch.onnx.ops.symbolic(
+            "DequantizeLinear", (q, self.scale, self.zero_point), dtype=torch.float32, shape=x.shape
+        )
+
+
+class Log2Quantize(nn.Module):
+    """The grid ``log2`` of softmax outputs in float arithmetic: no engine has integers of exponents.
+
+    Args:
+        quantizer: Calibrated, with grid ``log2``.
+    """
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        super().__init__()
+        self.spec = quantizer.spec
+        self.register_buffer("scale", quantizer.scale.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """To the grid and back; the shape of ``x``."""
+        return log2_fake_quantize(x, self.scale, self.spec)
+
+
+class StoredWeight(nn.Module):
+    """A weight of signed integers with a scale for each output channel.
+
+    Args:
+        integers: int8.
+        scale: Positive, one a channel.
+        axis: The dimension of the channels.
+    """
+
+    integers: Tensor
+    scale: Tensor
+
+    def __init__(self, integers: Tensor, scale: Tensor, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+        self.register_buffer("integers", integers)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", torch.zeros(len(scale), dtype=torch.int8))
+
+    def forward(self) -> Tensor:
+        """The weight in float."""
+        if not exporting():
+            shape = [-1 if dim == self.axis else 1 for dim in range(self.integers.dim())]
+            return self.integers.float() * self.scale.view(shape)
+        return torch.onnx.ops.symbolic(
+            "DequantizeLinear",
+            (self.integers, self.scale, self.zero_point),
+            attrs={"axis": self.axis},
+            dtype=torch.float32,
+            shape=self.integers.shape,
+        )
+
+
+def stored_integers(layer: QuantizedLayer) -> tuple[Tensor, Tensor]:
+    """The integers of a layer's weight and their scales, by the arithmetic of the simulation.
+
+    Returns:
+        int8 of the weight's shape, and float32 ``(out,)``.
+    """
+    quantizer = layer.weight_quantizer
+    assert isinstance(quantizer, WeightQuantizer)
+    layer.refresh()
+    fold = layer.input_fold()
+    weight = layer.weight.detach() if fold is None else layer.weight.detach() * fold
+    scale = quantizer.scale.detach().float().expand(len(weight)).contiguous()
+    with torch.no_grad():
+        multiples = quantizer(weight) / scale.view(-1, *[1] * (weight.dim() - 1))
+    return multiples.round().to(torch.int8), scale
+
+
+class DeployLinear(nn.Module):
+    """A Linear with stored integers: ``y = x W + b``.
+
+    The weight lies as ``(in, out)``: engines fuse a product with the integers themselves, not with a transpose of them.
+    The bias stays float. It is given as many dimensions as the product: beside a plain vector ONNX Runtime makes a Gemm
+    of the two before it looks for integers, and then multiplies in float.
+
+    Args:
+        layer: Calibrated.
+    """
+
+    def __init__(self, layer: QuantLinear) -> None:
+        super().__init__()
+        self.input, self.output = activation(layer.input_quantizer), activation(layer.output_quantizer)
+        bias = None if layer.bias is None else layer.bias.detach().clone()
+        if layer.weight_quantizer is None:
+            self.weight: nn.Module = Float(layer.weight.detach().T.contiguous())
+        else:
+            integers, scale = stored_integers(layer)
+            self.weight = StoredWeight(integers.T.contiguous(), scale, axis=1)
+        shift = getattr(self.input, "shift", None)
+        if shift is not None:
+            taken = (shift.double() @ self.weight().double()).float()
+            bias = -taken if bias is None else bias - taken
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., in)`` to ``(..., out)``."""
+        y = self.input(x) @ self.weight()
+        return self.output(y if self.bias is None else y + self.bias.view(*[1] * (y.dim() - 1), -1))
+
+
+class Float(nn.Module):
+    """A tensor that stays as it is.
+
+    Args:
+        value: Any.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value)
+
+    def forward(self) -> Tensor:
+        """The tensor."""
+        return self.value
+
+
+class DeployConv2d(nn.Module):
+    """A Conv2d with stored integers.
+
+    Args:
+        layer: Calibrated.
+    """
+
+    def __init__(self, layer: QuantConv2d) -> None:
+        super().__init__()
+        self.input, self.output = activation(layer.input_quantizer), activation(layer.output_quantizer)
+        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            raise ExportError(f"a convolution with padding {layer.padding_mode!r}, {layer.padding!r} is not exported")
+        self.options = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        quantized = layer.weight_quantizer is not None
+        self.weight = StoredWeight(*stored_integers(layer), axis=0) if quantized else Float(layer.weight.detach())
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, in, H, W)`` to ``(batch, out, H', W')``."""
+        return self.output(nn.functional.conv2d(self.input(x), self.weight(), self.bias, *self.options))
+
+
+class DeployMatMul(nn.Module):
+    """A product of two activations.
+
+    Args:
+        product: Calibrated.
+    """
+
+    def __init__(self, product: QuantMatMul) -> None:
+        super().__init__()
+        self.left, self.right = activation(product.left_quantizer), activation(product.right_quantizer)
+        self.output = activation(product.output_quantizer)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """``(..., n, k) @ (..., k, m)``."""
+        return self.output(self.left(a) @ self.right(b))
+
+
+def activation(quantizer: Quantizer | None) -> nn.Module:
+    """What stands for an activation's quantizer; the identity for none, or for one that is switched off."""
+    if quantizer is None or not quantizer.enabled:
+        return nn.Identity()
+    return Log2Quantize(quantizer) if quantizer.spec.log2 else ActivationQDQ(quantizer)
+
+
+FORMS: dict[type[nn.Module], Any] = {
+    QuantLinear: DeployLinear,
+    QuantConv2d: DeployConv2d,
+    QuantMatMul: DeployMatMul,
+    Quantizer: activation,
+}
+
+
+def deployed(model: nn.Module) -> nn.Module:
+    """A copy of a quantized model in which every quantized layer has its stored integers.
+
+    Args:
+        model: Calibrated.
+
+    Returns:
+        The copy, in eval mode; ``model`` stays as it is.
+
+    Raises:
+        QuantizationError: A quantizer is not calibrated.
+        ExportError: There is nothing quantized in it, or a layer is of a kind that has no stored form.
+    """
+    check_calibrated(model)
+    if not any(type(module) in FORMS for module in model.modules()):
+        raise ExportError(
+            "nothing in the model is quantized: give the config and the checkpoint that tools/dfq.py left"
+        )
+    copied = copy.deepcopy(model)
+    copied.eval()  # not in one line: the train() of some hosts' backbones returns nothing
+    copied.requires_grad_(False)
+    done: dict[nn.Module, nn.Module] = {}
+    for module in list(copied.modules()):
+        for name, child in list(module._modules.items()):
+            if type(child) in FORMS:
+                if child not in done:
+                    done[child] = FORMS[type(child)](child)
+                module._modules[name] = done[child]
+    return copied

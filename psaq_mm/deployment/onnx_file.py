@@ -1,0 +1,157 @@
+"""A quantized model as an ONNX file: integers as integers, a pair of QuantizeLinear and DequantizeLinear before every
+product, everything else in float. Written by torch's own exporter; the graph is edited to be smaller."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ExportError
+from .compact import compact
+from .int4 import FIRST_OPSET, pack_int4
+from .layers import deployed
+
+INPUT = "images"
+# DequantizeLinear of 4-bit integers stands in the standard since 21.
+DEFAULT_OPSET, LOWEST_OPSET = 21, 18
+STORAGE = ("int8", "int4")
+
+
+class Maps(nn.Module):
+    """What is exported: images to feature maps, in a tuple, through one part or several in turn.
+
+    Args:
+        *parts: For example a backbone and a neck.
+    """
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """``(batch, channels, H, W)`` to the maps of the last part."""
+        value: Any = images
+        for part in self.parts:
+            value = part(value)
+        return (value,) if isinstance(value, Tensor) else tuple(value)
+
+
+def onnx_model(
+    model: nn.Module,
+    size: tuple[int, int],
+    batch: int = 1,
+    opset: int = DEFAULT_OPSET,
+    metadata: Mapping[str, str] | None = None,
+    channels: int = 3,
+) -> Any:
+    """The ONNX model of a quantized or a float one.
+
+    Weights are stored as int8 with a scale for each output channel, those of fewer bits in the middle of that type;
+    activations keep the calibrated scale and zero point. Biases, LayerNorm, softmax, GELU, residual sums and position
+    biases are float.
+
+    Args:
+        model: Gives a tensor or a tuple of tensors for images. If anything in it is quantized, it must be calibrated.
+        size: Height and width of the images.
+        batch: Images in a batch.
+        opset: Of ONNX, at least 18.
+        metadata: Texts that go into the file.
+        channels: Of the images.
+
+    Returns:
+        An ``onnx.ModelProto`` that passed ``onnx.checker``.
+
+    Raises:
+        ExportError: A package is missing, torch or the opset is too old, or torch cannot export the model.
+        QuantizationError: A quantizer is not calibrated.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ExportError(f"export needs {' and '.join(missing)}: pip install 'psaq_mm[deploy]'")
+    if not hasattr(torch.onnx, "ops"):
+        raise ExportError(
+            f"export needs torch 2.8 or newer, this is {torch.__version__}: export with another environment, which may "
+            "be one without the host's training tools"
+        )
+    if opset < LOWEST_OPSET:
+        raise ExportError(f"opset {opset} is too old: torch's exporter starts at {LOWEST_OPSET}")
+    import onnx
+
+    device = next(iter([*model.parameters(), *model.buffers()])).device
+    images = torch.zeros(batch, channels, *size, device=device)
+    with torch.no_grad(), silence():
+        levels = len(model(images))
+        try:
+            program = torch.onnx.export(
+                model,
+                (images,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT],
+                output_names=[f"level{index}" for index in range(levels)],
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise ExportError(f"torch cannot export the model: {reason}") from error
+    proto = program.model_proto
+    compact(proto)
+    onnx.helper.set_model_props(proto, dict(metadata or {}))
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def quantized_onnx(
+    model: nn.Module, size: tuple[int, int], *, opset: int = DEFAULT_OPSET, weights: str = "int8", **kwargs: Any
+) -> Any:
+    """:func:`onnx_model` of a calibrated model with its integers stored (:func:`deployed`).
+
+    Args:
+        model: Calibrated.
+        size: Height and width of the images.
+        opset: Of ONNX, at least 18; 21 for INT4.
+        weights: How weights of 4 bits are stored, one of :data:`STORAGE`: as ``'int8'``, which engines multiply as
+            integers, or as ``'int4'``, half as large, which engines of today turn into floats again.
+        **kwargs: ``batch``, ``metadata`` and ``channels`` of :func:`onnx_model`.
+
+    Raises:
+        ExportError: See :func:`onnx_model` and :func:`psaq_mm.deployment.int4.pack_int4`.
+    """
+    if weights == "int4" and opset < FIRST_OPSET:
+        raise ExportError(f"opset {opset} is too old for INT4 weights: use {FIRST_OPSET} or newer")
+    proto = onnx_model(deployed(model), size, opset=opset, **kwargs)
+    if weights == "int4":
+        import onnx
+
+        pack_int4(proto)
+        onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def save_onnx(proto: Any, path: Path) -> None:
+    """Write an ONNX model into one file."""
+    import onnx
+
+    onnx.save(proto, str(path))
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep to itself what the exporter says on its way; what goes wrong comes as an exception."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,1 @@
+"""The terms of the image loss: patch-similarity entropy, image prior, discrepancy."""

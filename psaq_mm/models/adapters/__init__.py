@@ -1,0 +1,1 @@
+"""One module per attention family: how it is tapped and its quantized form."""

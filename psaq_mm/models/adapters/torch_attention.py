@@ -1,0 +1,187 @@
+"""mmcv's ``MultiheadAttention``, which mmseg's ViT uses: torch's own attention with a residual sum around it.
+
+torch's module calls its projections functionally, so neither quantizers nor hooks on them would ever run. Both the
+quantized form and the tap therefore compute it step by step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmcv.cnn.bricks.transformer import MultiheadAttention
+from torch import Tensor, nn
+
+from ...quantization import QuantPolicy, register_quantized
+from .decomposed import DecomposedAttention, convert_with_output, inline_sum
+from .taps import Sink, register_tap, sequence_tokens
+
+FLOAT = QuantPolicy(overrides=[{"pattern": "*", "keep_fp": True}])
+
+
+@register_tap(MultiheadAttention)
+def tap_mmcv_attention(module: Any, name: str, sink: Sink, prefix: int) -> list[Any]:
+    """Tap mmcv's attention: while tapped, it computes step by step with the same parameters."""
+    if not is_plain(module.attn):
+        return []
+    steps = QuantMmcvAttention.from_module(module, name, FLOAT)
+
+    def collect(_: nn.Module, args: tuple) -> None:
+        sink(sequence_tokens(args[0], module.num_heads, name, prefix))
+
+    module.forward = steps.forward
+    return [_OwnForward(module), steps.attn.out_proj.register_forward_pre_hook(collect)]
+
+
+class _OwnForward:
+    """Gives a module its class's forward back, like the handle of a hook."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def remove(self) -> None:
+        self.module.__dict__.pop("forward", None)
+
+
+class QuantTorchAttention(DecomposedAttention):
+    """``torch.nn.MultiheadAttention`` in decomposed form, batch first, with quantizers on its operands.
+
+    The packed projection is a layer of its own, ``in_proj``, whose weight and bias are saved under torch's keys.
+    """
+
+    @classmethod
+    def from_module(cls, module: nn.MultiheadAttention, name: str, policy: QuantPolicy) -> QuantTorchAttention:
+        """The quantized sibling; shares the parameters.
+
+        Args:
+            module: The float attention, with one packed projection and no bias tokens.
+            name: Its name in the model.
+            policy: What to quantize and how.
+        """
+        self = cls()
+        self.adopt(module, module.head_dim**-0.5, nn.Dropout(module.dropout))
+        width = module.embed_dim
+        packed = nn.Linear(width, 3 * width, bias=module.in_proj_bias is not None, device="meta")
+        packed.weight, packed.bias = module.in_proj_weight, module.in_proj_bias
+        self.in_proj = convert_with_output(packed, f"{name}.in_proj", policy)
+        self.out_proj = convert_with_output(module.out_proj, f"{name}.out_proj", policy)
+        self.add_products(name, policy, "in_proj")
+        self._register_state_dict_hook(_pack_keys)
+        return self.train(module.training)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Attention.
+
+        Args:
+            query: ``(b, n, channels)``.
+            key: ``(b, m, channels)``.
+            value: As ``key``.
+            attn_mask: ``(n, m)`` or ``(b * heads, n, m)``: added to the scores, or True where a pair may *not* look
+                at each other.
+            key_padding_mask: ``(b, m)``: likewise for keys.
+
+        Returns:
+            ``(b, n, channels)``.
+        """
+        inputs = query, key, value
+        if key is query and value is query:
+            q, k, v = self.split(self.in_proj(query))
+        else:
+            # Each input through all of the packed layer: no backbone does this, only heads with cross-attention.
+            q, k, v = (self.split(self.in_proj(x))[part] for part, x in enumerate(inputs))
+        if attn_mask is not None:
+            attn_mask = _additive(attn_mask, q)
+            attn_mask = attn_mask[None, None] if attn_mask.dim() == 2 else attn_mask.unflatten(0, (-1, self.num_heads))
+        if key_padding_mask is not None:
+            key_padding_mask = _additive(key_padding_mask, q)[:, None, None]
+        return self.out_proj(self.attend(q, k, v, attn_mask, key_padding_mask))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for key in ("weight", "bias"):
+            if f"{prefix}in_proj_{key}" in state_dict:
+                state_dict[f"{prefix}in_proj.{key}"] = state_dict.pop(f"{prefix}in_proj_{key}")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _pack_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Save the packed projection under torch's keys."""
+    for key in ("weight", "bias"):
+        if f"{prefix}in_proj.{key}" in state_dict:
+            state_dict[f"{prefix}in_proj_{key}"] = state_dict.pop(f"{prefix}in_proj.{key}")
+
+
+def _additive(mask: Tensor, like: Tensor) -> Tensor:
+    if mask.is_floating_point():
+        return mask
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask.bool(), -torch.inf)
+
+
+class QuantMmcvAttention(nn.Module):
+    """mmcv's ``MultiheadAttention`` around a :class:`QuantTorchAttention`."""
+
+    attn: QuantTorchAttention
+
+    @classmethod
+    def from_module(cls, module: Any, name: str, policy: QuantPolicy) -> QuantMmcvAttention:
+        """The quantized sibling; shares the parameters.
+
+        Args:
+            module: The float attention.
+            name: Its name in the model.
+            policy: What to quantize and how.
+        """
+        self = cls()
+        self.batch_first = module.batch_first
+        self.attn = QuantTorchAttention.from_module(module.attn, f"{name}.attn", policy)
+        self.proj_drop, self.dropout_layer = module.proj_drop, module.dropout_layer
+        self.fp_notes = {"residual_sum": inline_sum(module, policy)}
+        return self.train(module.training)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        identity: Tensor | None = None,
+        query_pos: Tensor | None = None,
+        key_pos: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """As mmcv's: ``identity + attention``, ``query`` where a tensor is not given."""
+        key = query if key is None else key
+        value = key if value is None else value
+        identity = query if identity is None else identity
+        if key_pos is None and query_pos is not None and query_pos.shape == key.shape:
+            key_pos = query_pos
+        inputs = [
+            query if query_pos is None else query + query_pos,
+            key if key_pos is None else key + key_pos,
+            value,
+        ]
+        if not self.batch_first:
+            # The same tensor stays the same object: the attention then projects it once.
+            turned = {id(x): x.transpose(0, 1) for x in inputs}
+            inputs = [turned[id(x)] for x in inputs]
+        out = self.attn(*inputs, attn_mask=attn_mask, key_padding_mask=key_padding_mask)
+        out = out if self.batch_first else out.transpose(0, 1)
+        return identity + self.dropout_layer(self.proj_drop(out))
+
+
+@register_quantized(MultiheadAttention)
+def quantize_mmcv_attention(module: Any, name: str, policy: QuantPolicy) -> nn.Module:
+    """mmcv's attention, unless torch's inside has parts of its own that no backbone uses: that one stays as it is."""
+    return QuantMmcvAttention.from_module(module, name, policy) if is_plain(module.attn) else module
+
+
+def is_plain(module: nn.MultiheadAttention) -> bool:
+    """Whether the attention has one packed projection and no tokens of its own."""
+    return module.in_proj_weight is not None and module.bias_k is None and not module.add_zero_attn

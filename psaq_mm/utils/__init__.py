@@ -1,0 +1,1 @@
+"""Atomic files, image stores, memory, the terminal: what any part of the package may use."""

@@ -1,0 +1,94 @@
+"""Records of the benchmarks and of parity as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..engine.results import metric_of
+
+
+def markdown(head: list[str], rows: Iterable[list[str]], left: int = 1) -> str:
+    """A Markdown table with its first columns to the left and the others to the right."""
+    lines = [head, ["---"] * left + ["---:"] * (len(head) - left), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def record_markdown(record: dict[str, Any]) -> str:
+    """The tables of a record, by the tool that made it."""
+    return "\n\n".join(TABLES[record["tool"]](record))
+
+
+def deploy_tables(record: dict[str, Any]) -> list[str]:
+    """Times of ``benchmarks/deployment.py``, their ratios and the engines' profiles."""
+    rows = []
+    for row in record["rows"]:
+        low, high = (f"{1e3 * one:.1f}" for one in row["seconds_quartiles"])
+        took = f"{1e3 * row['seconds_median']:.1f} ({low}-{high})"
+        file, memory = shown(row["file_mib"], 1), shown(row["memory_mib"], 0)
+        rows.append([row["model"], row["size"], row["engine"], row["precision"], took, file, memory])
+    kinds = list(next(iter(record["profile"].values())))
+    profile = [[name, *(f"{1e3 * taken[kind]:.2f}" for kind in kinds)] for name, taken in record["profile"].items()]
+    return [
+        f"{conditions(record)}, batch 1, medians of interleaved rounds (quartiles).",
+        markdown(["model", "image", "engine", "precision", "ms", "file MiB", "memory MiB"], rows, left=4),
+        named("ratio", record["ratios"], ".2f"),
+        markdown(["ms by kind of operator", *kinds], profile),
+    ]
+
+
+def generation_tables(record: dict[str, Any]) -> list[str]:
+    """Times of ``benchmarks/generation.py``, their ratios and the errors of our entropy."""
+    rows = [
+        [
+            row["model"],
+            row["size"],
+            str(row["batch"]),
+            row["what"],
+            f"{1e3 * row['seconds_median']:.1f}",
+            shown(row["memory_mib"], 0),
+        ]
+        for row in record["rows"]
+    ]
+    return [
+        f"{conditions(record)}, medians of interleaved rounds.",
+        markdown(["model", "image", "batch", "what", "ms", "memory MiB"], rows, left=4),
+        named("ratio", record["ratios"], ".2f"),
+        named("relative error", record["errors"], ".1e"),
+    ]
+
+
+def parity_tables(record: dict[str, Any]) -> list[str]:
+    """Figures of ``tools/parity.py``: of the simulation, and of every engine with what they differ by."""
+    rows = []
+    simulated: dict[str, float] = {}
+    for row in record["rows"]:
+        metrics = {key: metric for key in row["metrics"] if (metric := metric_of(key))}
+        if row["engine"] == "simulation":
+            simulated = row["metrics"]
+        cells = []
+        for key, metric in metrics.items():
+            value = row["metrics"][key]
+            apart = f" ({metric.show(value - simulated[key], sign='+')})" if row["engine"] != "simulation" else ""
+            cells.append(f"{metric.title} {metric.show(value)}{apart}")
+        noise = shown(row["sqnr_db"], 1)
+        rows.append([row["model"], row["bits"], row["size"], row["engine"], noise, ", ".join(cells)])
+    return [markdown(["model", "bits", "image", "runs in", "SQNR dB", "figures"], rows, left=4)]
+
+
+def conditions(record: dict[str, Any]) -> str:
+    """Where times are of."""
+    return f"{record['cpu']}, {record['threads']} threads"
+
+
+def named(head: str, values: dict[str, float], form: str) -> str:
+    """A table of one number a name."""
+    return markdown([head, ""], ([name, format(value, form)] for name, value in values.items()))
+
+
+def shown(value: float | None, digits: int) -> str:
+    """A number, or nothing where it is not known."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+TABLES = {"benchmark": deploy_tables, "benchmark_generation": generation_tables, "parity": parity_tables}

@@ -1,0 +1,236 @@
+"""What teacher and student are compared on."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from psaq_mm.errors import UsageError
+from psaq_mm.models import calibration_function, output_function, quantize_in_place
+from psaq_mm.models.adapters.decomposed import transformer_blocks
+from psaq_mm.quantization import set_enabled
+from tests.conftest import random_weights
+
+
+@pytest.fixture
+def teacher(tiny_recipe) -> nn.Module:
+    init_default_scope("mmdet")
+    return random_weights(MODELS.build(copy.deepcopy(tiny_recipe.model)))
+
+
+@pytest.fixture
+def other(teacher) -> nn.Module:
+    """Another model of the same class, whose own proposals lie elsewhere."""
+    return random_weights(copy.deepcopy(teacher), seed=1)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(2, 3, 64, 64)
+
+
+@torch.no_grad()
+def test_backbone_and_neck_are_the_models_own_maps(teacher, images):
+    maps = output_function("backbone", teacher)(teacher, images)
+    assert [tuple(level.shape) for level in maps] == [(2, 16, 16, 16), (2, 32, 8, 8), (2, 64, 4, 4), (2, 128, 2, 2)]
+    assert all(torch.equal(a, b) for a, b in zip(maps, teacher.backbone(images), strict=True))
+    pyramid = output_function("neck", teacher)(teacher, images)
+    assert all(torch.equal(a, b) for a, b in zip(pyramid, teacher.extract_feat(images), strict=True))
+
+
+@torch.no_grad()
+def test_a_single_map_becomes_a_list():
+    model = nn.Module()
+    model.backbone = nn.Identity()
+    image = torch.randn(1, 3, 8, 8)
+    assert output_function("backbone", model)(model, image) == [image]
+
+
+@torch.no_grad()
+def test_logits_are_objectness_then_class_scores(teacher, images):
+    logits = output_function("logits", teacher)(teacher, images)
+    # three anchors a place on five levels, then five classes and the background on each proposal
+    assert [level.shape[1] for level in logits[:5]] == [3] * 5
+    assert len(logits) == 6 and logits[5].shape[1] == 6
+    assert 0 < len(logits[5]) <= 2 * 64
+
+
+@torch.no_grad()
+def test_both_are_asked_about_the_teachers_proposals(teacher, other, images):
+    outputs = output_function("logits", teacher)
+    theirs, ours = outputs(teacher, images), outputs(other, images)
+    assert [level.shape for level in theirs] == [level.shape for level in ours]
+    rois = outputs.rois(images)
+    features = other.extract_feat(images)
+    extractor = other.roi_head.bbox_roi_extractor
+    expected = other.roi_head.bbox_head(extractor(features[: extractor.num_inputs], rois))[0]
+    # the same computation: equal to the bit
+    assert torch.equal(ours[-1], expected)
+    assert not torch.allclose(ours[-1], theirs[-1])
+
+
+@torch.no_grad()
+def test_other_images_have_other_proposals(teacher, images):
+    outputs = output_function("logits", teacher)
+    first = outputs.rois(images)
+    assert outputs.rois(images) is first
+    assert not torch.equal(outputs.rois(torch.randn(2, 3, 64, 64))[:5], first[:5])
+
+
+SWIN = {"type": "SwinTransformer", "embed_dims": 16, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
+FCN = {"type": "FCNHead", "in_channels": 128, "in_index": 3, "channels": 8, "num_convs": 1, "num_classes": 3}
+VIT = {"embed_dims": 32, "num_layers": 2, "num_heads": 2, "feedforward_channels": 64}
+SCORED = {
+    "segmentor": (
+        {
+            "type": "mmseg.EncoderDecoder",
+            "backbone": SWIN,
+            "decode_head": FCN,
+            "auxiliary_head": [{**FCN, "in_channels": 64, "in_index": 2}, {**FCN, "in_channels": 32, "in_index": 1}],
+            "test_cfg": {"mode": "whole"},
+        },
+        (2, 3, 2, 2),
+    ),
+    "cascade": (
+        {
+            "type": "mmseg.CascadeEncoderDecoder",
+            "num_stages": 2,
+            "backbone": SWIN,
+            "decode_head": [
+                FCN,
+                {
+                    "type": "OCRHead",
+                    "in_channels": 128,
+                    "in_index": 3,
+                    "channels": 8,
+                    "ocr_channels": 8,
+                    "num_classes": 3,
+                    "norm_cfg": {"type": "BN"},
+                },
+            ],
+            "test_cfg": {"mode": "whole"},
+        },
+        (2, 3, 2, 2),
+    ),
+    "classifier": (
+        {
+            "type": "mmpretrain.ImageClassifier",
+            "backbone": {"type": "VisionTransformer", "arch": VIT, "img_size": 64},
+            "head": {"type": "VisionTransformerClsHead", "num_classes": 3, "in_channels": 32, "hidden_dim": 8},
+        },
+        (2, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "shape"), SCORED.values(), ids=SCORED.keys())
+def test_logits_of_segmentors_and_classifiers_are_their_own_forward(config, shape, images):
+    init_default_scope(config["type"].partition(".")[0])
+    model = random_weights(MODELS.build(copy.deepcopy(config)))
+    seen = set()
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            module.register_forward_hook(lambda *_, name=name: seen.add(name))
+    images.requires_grad_()
+    (logits,) = output_function("logits", model)(model, images)
+    # the same computation: equal to the bit
+    assert logits.shape == shape and torch.equal(logits, model(images, mode="tensor"))
+    assert not any(name.startswith("auxiliary_head") for name in seen)
+    (gradient,) = torch.autograd.grad(logits.square().mean(), images)
+    assert gradient.abs().sum() > 0
+    with torch.no_grad():
+        calibration_function("model", model)(model, images)
+    unused = {name for name in seen ^ set(linear_layers(model)) if not name.endswith("attn.out_proj")}
+    assert not unused
+
+
+def linear_layers(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+
+
+def test_gradients_reach_student_and_images(teacher, other, images):
+    images.requires_grad_()
+    for place in ("backbone", "neck", "logits"):
+        other.zero_grad()
+        total = sum(level.square().mean() for level in output_function(place, teacher)(other, images))
+        (gradient,) = torch.autograd.grad(total, images, retain_graph=True)
+        assert gradient.abs().sum() > 0, place
+        total.backward()
+        assert other.backbone.patch_embed.projection.weight.grad.abs().sum() > 0, place
+
+
+def test_calibration_reaches_every_head_of_the_scope(teacher, images):
+    seen = set()
+    for name, module in teacher.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            module.register_forward_hook(lambda *_, name=name: seen.add(name))
+    with torch.no_grad():
+        calibration_function("backbone", teacher)(teacher, images)
+        assert seen and all(name.startswith("backbone.") for name in seen)
+        calibration_function("model", teacher)(teacher, images)
+    everything = {name for name, module in teacher.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
+    assert seen == everything
+
+
+def test_an_unknown_place_lists_the_known(teacher):
+    with pytest.raises(UsageError, match="'head': use one of backbone, blocks, neck, logits"):
+        output_function("head", teacher)
+
+
+@pytest.mark.parametrize(("place", "said"), [("neck", "has no neck"), ("logits", "is no two-stage detector")])
+def test_places_that_a_model_lacks(place, said):
+    with pytest.raises(UsageError, match=f"Sequential {said}"):
+        output_function(place, nn.Sequential())
+
+
+SWIN = {"type": "mmdet.SwinTransformer", "embed_dims": 16, "depths": [2, 2, 2, 2], "num_heads": [1, 1, 1, 1]}
+VIT = {"type": "mmseg.VisionTransformer", "img_size": 64, "embed_dims": 16, "num_layers": 5, "num_heads": 2}
+ARCH = {"embed_dims": 16, "num_layers": 8, "num_heads": 2, "feedforward_channels": 32}
+# a backbone, and how many maps it gives
+BLOCKS = {
+    "swin": (SWIN, 4),
+    "mmseg-vit": (VIT, 1),
+    "mmpretrain-vit": ({"type": "mmpretrain.VisionTransformer", "img_size": 64, "arch": ARCH}, 1),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@torch.no_grad()
+def test_every_blocks_output_is_compared_and_the_maps_follow(name, images):
+    config, maps = BLOCKS[name]
+    model = nn.Module()
+    model.backbone = random_weights(MODELS.build(copy.deepcopy(config)))
+    outputs = output_function("blocks", model)(model, images)
+    blocks = transformer_blocks(model.backbone)
+    assert not any(block._forward_hooks for block in blocks)
+    expected: list[torch.Tensor] = []
+    for block in blocks:
+        block.register_forward_hook(lambda _, args, output: expected.append(output))
+    expected += output_function("backbone", model)(model, images)
+    assert len(outputs) == len(expected) == len(blocks) + maps
+    assert all(torch.equal(a, b) for a, b in zip(outputs, expected, strict=True))
+
+
+@torch.no_grad()
+def test_a_quantized_model_has_the_same_blocks():
+    image = torch.randn(1, 3, 64, 64)
+    teacher = nn.Module()
+    teacher.backbone = random_weights(MODELS.build(copy.deepcopy(BLOCKS["mmpretrain-vit"][0])))
+    student = copy.deepcopy(teacher)
+    quantize_in_place(student.backbone, {}, prefix="backbone")
+    set_enabled(student, False)
+    ours, theirs = (output_function("blocks", model)(model, image) for model in (student, teacher))
+    for a, b in zip(ours, theirs, strict=True):
+        # float32 sums in another order
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_without_blocks_says_so():
+    model = nn.Module()
+    model.backbone = nn.Identity()
+    with pytest.raises(UsageError, match="no transformer blocks"):
+        output_function("blocks", model)

@@ -1,0 +1,60 @@
+"""What hosts say while they build a part of a config: one line of ours."""
+
+from __future__ import annotations
+
+import pytest
+from mmengine.config import Config
+
+from psaq_mm.errors import PSAQError, UsageError
+from psaq_mm.models import without_downloads
+from psaq_mm.models.host_types import buildable, knows
+
+UNKNOWN = "'{} is not in the mmengine::{} registry. Please check whether the value is correct'"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        pytest.param(KeyError(UNKNOWN.format("ImageClassifier", "model")), UsageError, "'mmpretrain'", id="classifier"),
+        pytest.param(KeyError(UNKNOWN.format("EncoderDecoder", "model")), UsageError, "'mmseg'", id="segmentor"),
+        pytest.param(KeyError(UNKNOWN.format("CocoMetric", "metric")), UsageError, "'mmdet'", id="metric"),
+        pytest.param(KeyError(UNKNOWN.format("Nothing", "model")), UsageError, "custom_imports", id="nobody's"),
+        pytest.param(AssertionError("`mean` should have 1 or 3 values"), UsageError, "1 or 3 values", id="assertion"),
+        pytest.param(AssertionError(), UsageError, "AssertionError", id="silent"),
+        pytest.param(ImportError("panopticapi is not installed"), PSAQError, "panopticapi", id="import"),
+        pytest.param(RuntimeError("transformers is not installed"), PSAQError, "transformers", id="package"),
+        pytest.param(NotImplementedError("please install fairscale"), PSAQError, "fairscale", id="not-implemented"),
+        pytest.param(PSAQError("ours"), PSAQError, "^ours$", id="ours"),
+        pytest.param(FileNotFoundError("val.json"), FileNotFoundError, "val.json", id="file"),
+    ],
+)
+def test_one_line_says_what_to_do(error, kind, said):
+    with pytest.raises(kind, match=said) as raised, buildable(Config({}), "model"):
+        raise error
+    assert type(raised.value) is kind and len(str(raised.value).splitlines()) == 1
+
+
+def test_a_scope_that_is_another_librarys():
+    error = KeyError("'FPN is not in the mmpretrain::model registry.'")
+    said = r"default_scope of the config is 'mmpretrain': write mmdet\.FPN"
+    with pytest.raises(UsageError, match=said), buildable(Config({"default_scope": "mmpretrain"}), "model"):
+        raise error
+
+
+def test_libraries_know_their_own():
+    assert knows("mmdet", "MaskRCNN") and not knows("mmseg", "MaskRCNN") and not knows("no_such_library", "MaskRCNN")
+
+
+def test_checkpointing_is_off_everywhere_in_a_models_config():
+    """As in mmdet's Grounding DINO, whose encoder would ask for fairscale."""
+    model = Config(
+        {
+            "type": "GroundingDINO",
+            "backbone": {"type": "SwinTransformer", "with_cp": True},
+            "encoder": {"num_layers": 6, "num_cp": 6},
+            "heads": [{"use_checkpoint": True}],
+        }
+    )
+    off = without_downloads(model._cfg_dict)
+    assert (off.backbone.with_cp, off.encoder.num_cp, off.heads[0].use_checkpoint) == (False, -1, False)
+    assert model.backbone.with_cp is True
