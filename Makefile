@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := configs/demo/mask_rcnn_swin_nano_w8a8.py
 
-.PHONY: setup demo test test-cpus test-full lint format tables clean
+.PHONY: setup demo test test-cpus test-full lint format tables docs clean
 
 setup:
 	@$(PYTHON) dev/bootstrap.py --venv $(VENV)
@@ -36,5 +36,8 @@ tables: setup
 	@$(BIN)/python -m dev.tables
 	@$(BIN)/python -m dev.config_table
 
+docs: setup
+	@$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
+
 clean:
-	rm -rf work_dirs data build dist *.egg-info
+	rm -rf work_dirs data build dist docs/_build *.egg-info

@@ -135,7 +135,8 @@ class Environment:
 
     def rest(self, log: Path) -> None:
         """Install OpenMMLab, the tools and this package itself."""
-        wanted = [*lines("openmmlab"), *lines("runtime"), *lines("deploy"), *lines("dev"), *lines("torch")]
+        names = ("openmmlab", "runtime", "deploy", "dev", "docs", "torch")
+        wanted = [line for name in names for line in lines(name)]
         self.pip(log, "--no-build-isolation", *wanted)
         if subprocess.run([str(self.python), "-c", "import cv2"], capture_output=True).returncode != 0:
             say("OpenCV finds no display libraries here: taking its headless build")
@@ -157,7 +158,7 @@ class Environment:
             self.key("torch", "mmcv"),
             self.build_mmcv,
         )
-        everything = self.key("build", "torch", "mmcv", "openmmlab", "runtime", "deploy", "dev") + str(ROOT)
+        everything = self.key("build", "torch", "mmcv", "openmmlab", "runtime", "deploy", "dev", "docs") + str(ROOT)
         self.step("openmmlab", "installing (1 min)", everything, self.rest)
 
 

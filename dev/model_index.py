@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from psaq_mm.errors import PSAQError
+from psaq_mm.visualization.record_tables import markdown
 
 BLOCK = re.compile(r"(<!-- configs -->\n).*?(<!-- /configs -->)", re.DOTALL)
 HEAD = ["name", "quantizes", "task", "data", "backbone", "bits", "FP", "psaq", "paper", "checkpoint"]
@@ -82,7 +83,7 @@ def checkpoint(model: dict[str, Any]) -> str:
 
 def table(models: list[dict[str, Any]]) -> str:
     """One row a config, in the order of the index."""
-    rows = [HEAD, ["---"] * len(HEAD)]
+    rows = []
     for model in models:
         figures: dict[str, Any] = {}
         for result in model["Results"]:
@@ -104,7 +105,7 @@ def table(models: list[dict[str, Any]]) -> str:
                 checkpoint(model),
             ]
         )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(HEAD, rows, left=len(HEAD))
 
 
 def fill(text: str, models: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""The pages' tables are those of the records, and the commands and programs of ``docs/deploy.md`` run as they stand."""
+"""The commands and programs of ``docs/deployment.md`` run as they stand, and the pages name files that exist."""
 
 from __future__ import annotations
 
@@ -14,19 +14,38 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dev.report import fill
 from tests.conftest import ROOT
 
-for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
-    pytest.importorskip(package, reason="the extra [deploy] is not installed")
-PAGE = (ROOT / "docs" / "deploy.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DEPLOYMENT = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"```(bash|python)\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)(?:#[\w-]+)?\)")
+NAMED = re.compile(r"`((?:psaq_mm|tools|configs|dev|benchmarks|docs|examples|tests|requirements)/[\w./-]+\.\w+)`")
+# Written on the page by its own example.
+EXAMPLES = "extending.md"
 
 
-@pytest.mark.parametrize("name", ["deploy.md", "running.md"])
-def test_tables_are_those_of_the_records(name):
-    page = (ROOT / "docs" / name).read_text()
-    assert fill(page, ROOT / "results") == page, "run: make tables"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_files_exist(page):
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in LINK.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL))]
+    assert not [link for link in links if not (page.parent / link).exists()]
+    if page.name != EXAMPLES:
+        assert not [name for name in NAMED.findall(text) if not (ROOT / name).exists()]
+
+
+def test_every_page_is_in_the_table_of_contents():
+    contents = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    listed = {line for block in re.findall(r"```\{toctree\}(.*?)```", contents, re.DOTALL) for line in block.split()}
+    assert {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"} <= listed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_programs_are_valid_python(page):
+    for language, code in FENCE.findall(page.read_text(encoding="utf-8")):
+        if language == "python":
+            # Parts of a config or of a call begin inside of it.
+            compile(f"dict({code})" if code.startswith(("overrides=", "by_bits=")) else code, page.name, "exec")
 
 
 def walk_through(run_here) -> int:
@@ -34,9 +53,9 @@ def walk_through(run_here) -> int:
     import mmdet
 
     ran = 0
-    for language, code in FENCE.findall(PAGE):
+    for language, code in FENCE.findall(DEPLOYMENT):
         if language == "python":
-            exec(compile(code, "docs/deploy.md", "exec"), {})
+            exec(compile(code, "docs/deployment.md", "exec"), {})
             ran += 1
             continue
         for line in code.strip().splitlines():
@@ -59,8 +78,10 @@ def walk_through(run_here) -> int:
     return ran
 
 
-def test_the_page_takes_a_reader_through(run_here, finished, tmp_path, monkeypatch):
+def test_the_deployment_page_takes_a_reader_through(run_here, finished, tmp_path, monkeypatch):
     """On the shrunken detector of the tests, which step 1 would have made in minutes."""
+    for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+        pytest.importorskip(package, reason="the extra [deploy] is not installed")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished.runner.work_dir, "work_dirs/detector")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save("image.png")
