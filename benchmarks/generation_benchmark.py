@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import interleaved, ratio
-from psaq_mm.distillation.image_generator import Competition, ImageGenerator
+from psaq_mm.distillation import Competition, ImageGenerator
+from psaq_mm.engine.builder import teacher_of
 from psaq_mm.generation import AttentionTokens, FeatureDistance, PatchSimilarityEntropy, SampleOptimiser, initial_images
 from psaq_mm.generation.losses.entropy import V1_BANDWIDTH, V1_OFFSET, V1_POINTS
 from psaq_mm.models import AttentionTaps, backbone_of, backbone_outputs, output_function, pixel_units
@@ -130,7 +131,7 @@ class GenerationBenchmark:
         student.requires_grad_(False)
         self.seed = seed
         recipe = recipe or {}
-        self.warm_up, self.cycle = recipe.get("images") or {}, recipe.get("cycle") or {}
+        self.warm_up, self.cycle = recipe.get("generate") or {}, recipe.get("distill") or {}
 
     def run(self, loss_rounds: int, step_rounds: int) -> dict[str, Any]:
         """Everything.
@@ -200,14 +201,14 @@ class GenerationBenchmark:
         """Generator steps of a real run beside bare passes, which are taken between its steps."""
         stage = self.cycle if competition else self.warm_up
         options = {key: value for key, value in (stage.get("generator") or {}).items() if key != "micro_batch"}
-        outputs = output_function(stage.get("place", "backbone"), self.teacher)
-        distance = FeatureDistance(**(stage.get("distance") or {}))
+        outputs = output_function(stage.get("distill_on", "backbone"), self.teacher)
+        distance = FeatureDistance(**(stage.get("discrepancy") or {}))
         with torch.no_grad():
             distance.fit(outputs(self.teacher, self.images))
         # Copies, since the taps on the generator's teacher would listen to the bare pass too.
         models = [copy.deepcopy(self.teacher), *([self.student] if competition else [])]
         warn = logging.getLogger(__name__).warning
-        generator = ImageGenerator(self.teacher, self.seed, 0, warn, **{**options, "amp": amp})
+        generator = ImageGenerator(teacher_of(self.teacher), self.seed, 0, warn, **{**options, "amp": amp})
         times: dict[str, list[float]] = {what: [], "bare": []}
         started = 0.0
 
@@ -223,7 +224,7 @@ class GenerationBenchmark:
         started = time.perf_counter()
         # The first step also finds the balance of the competition, and warms up.
         rival = Competition(self.student, outputs, distance, competition) if competition else None
-        generator.optimise(self.images, rounds + 1, between, rival)
+        generator.optimize(self.images, rounds + 1, between, rival)
         times = {name: seconds[1:] for name, seconds in times.items()}
         passes = "both networks' bare passes" if competition else "bare pass"
         rows = [self.row(what, times[what], None)]

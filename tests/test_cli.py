@@ -40,28 +40,28 @@ PATTERN = [{"pattern": "backbone.stages.7", "bits": 4}]
         ({"dfq.quantization.scheme": "fast"}, ["scheme='fast' is unknown"]),
         ({"dfq.quantization.scope": "head"}, ["scope 'head' is unknown: use one of backbone, model"]),
         ({"dfq.quantization.bitts": 8}, ["unknown keys ['bitts']"]),
-        ({"dfq.imagess": {}}, ["dfq has unknown keys imagess: known are quantization, images"]),
-        ({"dfq.images.stepz": 3}, ["dfq.images is not valid", "stepz"]),
-        ({"dfq.images.generator.rate": 3}, ["dfq.images is not valid", "rate"]),
-        ({"dfq.images.generator.entropy.variant": "v9"}, ["'v9'"]),
-        ({"dfq.images.generator.lr": -1.0}, ["learning rate -1.0 must be positive"]),
-        ({"dfq.images.steps": 0}, ["steps of GenerateLoop must be at least 1"]),
-        ({"dfq.images.type": "psaq_mm.MagicLoop"}, ["dfq.images is not valid", "psaq_mm.MagicLoop"]),
-        ({"dfq.images.image_size": (100, 64)}, ["images of 100x64 do not fit SwinTransformer", "example 96x64"]),
-        ({"dfq.images": 3}, ["dfq.images is not valid"]),
+        ({"dfq.imagess": {}}, ["dfq has unknown keys imagess: known are quantization, generate"]),
+        ({"dfq.generate.stepz": 3}, ["dfq.generate is not valid", "stepz"]),
+        ({"dfq.generate.generator.rate": 3}, ["dfq.generate is not valid", "rate"]),
+        ({"dfq.generate.generator.entropy.variant": "v9"}, ["'v9'"]),
+        ({"dfq.generate.generator.lr": -1.0}, ["learning rate -1.0 must be positive"]),
+        ({"dfq.generate.steps": 0}, ["steps of GenerateLoop must be at least 1"]),
+        ({"dfq.generate.type": "psaq_mm.MagicLoop"}, ["dfq.generate is not valid", "psaq_mm.MagicLoop"]),
+        ({"dfq.generate.image_size": (100, 64)}, ["images of 100x64 do not fit SwinTransformer", "example 96x64"]),
+        ({"dfq.generate": 3}, ["dfq.generate is not valid"]),
         ({"dfq.calibrate.batch": 3}, ["dfq.calibrate is not valid", "batch"]),
         ({"dfq.calibrate.rounding": "up"}, ["calibrate.rounding 'up' is unknown: use one of nearest, gptq"]),
-        ({"dfq.images.image_size": (64, 64, 3)}, ["image_size (64, 64, 3) is no size", "height and width"]),
-        ({"dfq.images.image_size": 0}, ["image_size 0 is no size"]),
-        ({"dfq.cycle.cycles": -1}, ["must not be negative"]),
-        ({"dfq.cycle.place": "head"}, ["'head': use one of backbone, blocks, neck, logits"]),
+        ({"dfq.generate.image_size": (64, 64, 3)}, ["image_size (64, 64, 3) is no size", "height and width"]),
+        ({"dfq.generate.image_size": 0}, ["image_size 0 is no size"]),
+        ({"dfq.distill.cycles": -1}, ["must not be negative"]),
+        ({"dfq.distill.distill_on": "head"}, ["'head': use one of backbone, blocks, neck, logits"]),
         (
-            {"dfq.cycle.relative_lr.wieght": 1e-4},
+            {"dfq.distill.relative_lr.wieght": 1e-4},
             ["lr has unknown keys wieght: known are weight, bias, scale"],
         ),
-        ({"dfq.cycle.lr.weight": 1e-4}, ["dfq.cycle.lr is now relative_lr", "rate of weights by 30"]),
-        ({"dfq.cycle.distance.form": "mse"}, ["'mse'"]),
-        ({"dfq.cycle.generator.rate": 3}, ["dfq.cycle is not valid", "rate"]),
+        ({"dfq.distill.lr.weight": 1e-4}, ["dfq.distill.lr is now relative_lr", "rate of weights by 30"]),
+        ({"dfq.distill.discrepancy.form": "mse"}, ["'mse'"]),
+        ({"dfq.distill.generator.rate": 3}, ["dfq.distill is not valid", "rate"]),
     ],
     ids=lambda value: ".".join(next(iter(value)).split(".")[1:]) if isinstance(value, dict) else "",
 )
@@ -198,7 +198,7 @@ def test_images_that_the_position_embedding_does_not_take(run_dfq, tiny_recipe, 
     model = copy.deepcopy(tiny_recipe)
     model.merge_from_dict(changed)
     torch.save({"state_dict": random_weights(MODELS.build(model.model)).state_dict()}, tmp_path / "table.pth")
-    options = {**changed, "load_from": str(tmp_path / "table.pth"), "dfq.images.image_size": (128, 128)}
+    options = {**changed, "load_from": str(tmp_path / "table.pth"), "dfq.generate.image_size": (128, 128)}
     outcome = run_dfq(options)
     one_line(outcome, 2, "images of 128x128 do not fit SwinTransformer", "set image_size")
     assert "evaluating" not in outcome.out
@@ -222,9 +222,9 @@ def test_a_checkpoint_by_its_address(run_dfq):
 
 
 def test_a_distance_that_explodes_keeps_the_last_good_state(run_dfq, tmp_path):
-    options = {"dfq.cycle.relative_lr": {"weight": 1e32}, "dfq.cycle.cycles": 2}
+    options = {"dfq.distill.relative_lr": {"weight": 1e32}, "dfq.distill.cycles": 2}
     outcome = run_dfq(options)
-    one_line(outcome, 1, "'student distance' is not finite at step 2: lower the learning rate")
+    one_line(outcome, 1, "'student discrepancy' is not finite at step 2: lower the learning rate")
     state = torch.load(tmp_path / "work" / "dfq_state.pth", weights_only=True)
     assert state["done"] == ["generate", "calibrate"]
     assert all(

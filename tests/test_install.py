@@ -21,17 +21,17 @@ from tests.test_packaging import build, copy_of_the_tree
 
 SHRUNKEN = [
     "test_dataloader.dataset.images=4",
-    "dfq.images.images=4",
-    "dfq.images.image_size=(64,64)",
-    "dfq.images.batch_size=2",
-    "dfq.images.steps=1",
-    "dfq.images.generator.warmup=0",
+    "dfq.generate.images=4",
+    "dfq.generate.image_size=(64,64)",
+    "dfq.generate.batch_size=2",
+    "dfq.generate.steps=1",
+    "dfq.generate.generator.warmup=0",
     "dfq.calibrate.images=4",
-    "dfq.cycle.cycles=1",
-    "dfq.cycle.generator_steps=1",
-    "dfq.cycle.generator_images=2",
-    "dfq.cycle.student_steps=1",
-    "dfq.cycle.batch_size=2",
+    "dfq.distill.cycles=1",
+    "dfq.distill.generator_steps=1",
+    "dfq.distill.generator_images=2",
+    "dfq.distill.student_steps=1",
+    "dfq.distill.batch_size=2",
 ]
 
 

@@ -2,7 +2,7 @@
 runner_type = 'psaq_mm.DFQRunner'
 dfq = dict(
     arm='psaq',
-    quiet=True,
+    progress=True,
     quantization=dict(
         weight_bits=8,
         activation_bits=8,
@@ -11,7 +11,7 @@ dfq = dict(
         weight_range='mse',
         # Images have 8 bits: fewer would take what no training gives back, for a thousandth of the weights.
         overrides=[dict(pattern='backbone.patch_embed', bits=8)]),
-    images=dict(
+    generate=dict(
         type='psaq_mm.GenerateLoop',
         images=32,
         image_size=(128, 128),
@@ -26,8 +26,8 @@ dfq = dict(
             prior=dict(weight=50.0),
             keep_smoothness=True)),
     calibrate=dict(type='psaq_mm.CalibrateLoop', images=32, batch_size=8),
-    cycle=dict(
-        type='psaq_mm.CycleLoop',
+    distill=dict(
+        type='psaq_mm.DistillLoop',
         cycles=6,
         generator_steps=6,
         generator_images=8,
@@ -38,8 +38,8 @@ dfq = dict(
         student_steps=15,
         batch_size=8,
         relative_lr=dict(weight=3e-3, bias=5e-4, scale=1e-2),
-        distance=dict(form='mae'),
-        place='backbone'),
+        discrepancy=dict(form='mae'),
+        distill_on='backbone'),
     # Below 8 bits, outliers are worth less than the steps they cost; at 4 the step decides everywhere.
     by_bits=dict(
         w6a6=dict(quantization=dict(activation_range='percentile')),

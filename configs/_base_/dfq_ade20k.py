@@ -2,4 +2,4 @@
 # was trained on.
 _base_ = './dfq_coco.py'
 
-dfq = dict(images=dict(image_size=(512, 512)))
+dfq = dict(generate=dict(image_size=(512, 512)))

@@ -4,14 +4,14 @@ _base_ = './dfq.py'
 custom_imports = dict(imports=['psaq_mm'], allow_failed_imports=False)
 randomness = dict(seed=0)
 dfq = dict(
-    images=dict(
+    generate=dict(
         images=128,
         image_size=(640, 640),
         batch_size=32,
         steps=300,
         generator=dict(warmup=30, micro_batch=4)),
     calibrate=dict(images=64, batch_size=4),
-    cycle=dict(
+    distill=dict(
         cycles=10,
         generator_steps=30,
         generator_images=16,

@@ -6,14 +6,14 @@ custom_imports = dict(imports=['psaq_mm'], allow_failed_imports=False)
 dfq = dict(
     # Plain transformers look at 197 tokens, many of them evenly: shares of 1/197 need more than steps of 1/255.
     quantization=dict(softmax_granularity='per_row'),
-    images=dict(
+    generate=dict(
         images=256,
         image_size=(224, 224),
         batch_size=64,
         steps=300,
         generator=dict(warmup=30, micro_batch=32)),
     calibrate=dict(images=64, batch_size=32),
-    cycle=dict(
+    distill=dict(
         cycles=10,
         generator_steps=30,
         generator_images=32,
@@ -22,4 +22,4 @@ dfq = dict(
         batch_size=32,
         # Trained for long on much data, these weights want smaller steps than the demo's.
         relative_lr=dict(weight=3e-4, bias=5e-5, scale=1e-3),
-        place='blocks'))
+        distill_on='blocks'))

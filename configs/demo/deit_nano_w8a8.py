@@ -4,9 +4,9 @@ _base_ = ['./deit_nano.py', '../_base_/dfq.py']
 load_from = 'configs/demo/deit_nano.pth'
 # A quarter of a scene's pixels: more images in a batch.
 dfq = dict(
-    images=dict(images=64, image_size=(64, 64), batch_size=32),
+    generate=dict(images=64, image_size=(64, 64), batch_size=32),
     calibrate=dict(images=64, batch_size=32),
-    cycle=dict(cycles=4, generator_images=16, student_steps=10, batch_size=16))
+    distill=dict(cycles=4, generator_images=16, student_steps=10, batch_size=16))
 # For the arms that compare with real images: training pictures, never those of the evaluation.
 real_images = dict(
     type='psaq_mm.DemoObjects',

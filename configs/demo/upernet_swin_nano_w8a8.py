@@ -3,7 +3,7 @@ _base_ = ['./upernet_swin_nano.py', '../_base_/dfq.py']
 
 load_from = 'configs/demo/upernet_swin_nano.pth'
 # Fewer steps than the detector's: a run takes about a minute on one core.
-dfq = dict(cycle=dict(cycles=4, student_steps=10))
+dfq = dict(distill=dict(cycles=4, student_steps=10))
 # For the arms that compare with real images: training scenes, never those of the evaluation.
 real_images = dict(
     type='psaq_mm.DemoSegments',

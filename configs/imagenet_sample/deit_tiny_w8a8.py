@@ -20,9 +20,9 @@ val_dataloader = test_dataloader
 real_images = dict(indices=list(range(0, 1000, 8)), test_mode=True, **sample)
 
 dfq = dict(
-    images=dict(images=32, batch_size=16, steps=70, generator=dict(lr=0.2, warmup=7, micro_batch=16)),
+    generate=dict(images=32, batch_size=16, steps=70, generator=dict(lr=0.2, warmup=7, micro_batch=16)),
     calibrate=dict(images=32, batch_size=8),
-    cycle=dict(
+    distill=dict(
         cycles=4,
         generator_steps=10,
         generator_images=8,
@@ -33,13 +33,13 @@ dfq = dict(
         relative_lr=dict(weight=6e-4, bias=1e-4, scale=1e-3)),
     by_bits=dict(
         # At 8 bits training has nothing to mend, and quiet channels behind a LayerNorm want finer steps.
-        w8a8=dict(quantization=dict(norm_inputs='per_channel', norm_migration=0.5), cycle=dict(student_steps=5)),
+        w8a8=dict(quantization=dict(norm_inputs='per_channel', norm_migration=0.5), distill=dict(student_steps=5)),
         w4a8=dict(
-            cycle=dict(
+            distill=dict(
                 student_steps=30, relative_lr=dict(weight=2e-3, bias=3e-4), augment=dict(max_shift=112, per_image=True))),
         w6a6=dict(
             quantization=dict(percentile=0.01, norm_inputs='per_channel', softmax_grid='log2'),
-            cycle=dict(relative_lr=dict(weight=2e-3, bias=3e-4), augment=dict(max_shift=112, per_image=True))),
+            distill=dict(relative_lr=dict(weight=2e-3, bias=3e-4), augment=dict(max_shift=112, per_image=True))),
         w4a4=dict(
             quantization=dict(percentile=0.1, softmax_grid='uniform'),
-            cycle=dict(relative_lr=dict(weight=2e-3, bias=3e-4)))))
+            distill=dict(relative_lr=dict(weight=2e-3, bias=3e-4)))))

@@ -1,13 +1,13 @@
 """The run: a runner, its stages as loops, its records as hooks."""
 
 from .hooks import CycleLogHook, ProgressHook, SamplesHook, StateHook
-from .loops import CalibrateLoop, CycleLoop, GenerateLoop, NoiseLoop, RealImagesLoop
+from .loops import CalibrateLoop, DistillLoop, GenerateLoop, NoiseLoop, RealImagesLoop
 from .runner import DFQRunner
 
 __all__ = [
     "CalibrateLoop",
     "CycleLogHook",
-    "CycleLoop",
+    "DistillLoop",
     "DFQRunner",
     "GenerateLoop",
     "NoiseLoop",

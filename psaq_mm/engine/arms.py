@@ -72,25 +72,25 @@ def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: 
     cfg.dfq = recipe_of(cfg, bits)
     options = cfg.dfq
     options.arm = arm
-    first, cycle = options.images, options.cycle
-    total = first["images"] + (cycle["cycles"] * cycle["generator_images"] if chosen.student else 0)
+    first, distill = options.generate, options.distill
+    total = first["images"] + (distill["cycles"] * distill["generator_images"] if chosen.student else 0)
     size = first["image_size"]
     if chosen.images == "psaq":
         first.samples = str(samples)
     elif chosen.images in NOISES:
         start = NOISES[chosen.images]
-        options.images = {"type": "psaq_mm.NoiseLoop", "images": total, "image_size": size, "start": start}
+        options.generate = {"type": "psaq_mm.NoiseLoop", "images": total, "image_size": size, "start": start}
     else:
         dataset = real_dataset(cfg)
         if dataset is None:
             raise UsageError(f"arm {arm} needs real images: set real_images in the config to a data set for training")
-        options.images = {"type": "psaq_mm.RealImagesLoop", "images": total, "image_size": size, "dataset": dataset}
+        options.generate = {"type": "psaq_mm.RealImagesLoop", "images": total, "image_size": size, "dataset": dataset}
     if not chosen.student:
-        cycle.cycles = 0
+        distill.cycles = 0
     if not chosen.generator:
-        cycle.generator_steps = 0
+        distill.generator_steps = 0
     if not chosen.competes:
-        cycle.competition = 0.0
+        distill.competition = 0.0
     return cfg
 
 

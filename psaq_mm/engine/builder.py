@@ -13,9 +13,18 @@ from mmengine.registry import MODELS as HOST_MODELS
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from ..distillation import Teacher
 from ..errors import PSAQError, UsageError
 from ..generation import GenerationError
-from ..models import artifact_model, without_checkpointing, without_downloads
+from ..models import (
+    AttentionTaps,
+    artifact_model,
+    backbone_of,
+    backbone_outputs,
+    pixel_units,
+    without_checkpointing,
+    without_downloads,
+)
 from ..models.checkpoint import how_to_get, load_weights, read_checkpoint
 from ..models.host_types import buildable
 from ..quantization import QuantizationError, quantized_layers
@@ -46,6 +55,11 @@ def load_teacher(teacher: nn.Module, path: str, cfg: Config, otherwise: str = ""
     loaded = read_checkpoint(path, hint=how_to_get(Path(path), cfg) + otherwise)
     load_weights(teacher, loaded["state_dict"], path)
     return loaded["meta"]
+
+
+def teacher_of(model: nn.Module) -> Teacher:
+    """A float model as the algorithm uses it: its outputs, the taps on its attention, the units of its images."""
+    return Teacher(model, backbone_outputs, lambda: AttentionTaps(backbone_of(model)[1]), pixel_units(model))
 
 
 def build_student(artifact: ConfigDict, teacher: nn.Module) -> nn.Module:

@@ -7,16 +7,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmengine.registry import DATASETS
-from mmengine.runner import BaseLoop
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from ..errors import PSAQError, UsageError
-
-if TYPE_CHECKING:
-    from .runner import DFQRunner
 
 UNREADABLE = (AssertionError, LookupError, RuntimeError, TypeError, ValueError, NotADirectoryError, PermissionError)
 # What mmpretrain and mmengine say where they find no image at all.
@@ -40,8 +37,12 @@ def build_dataset(described: dict[str, Any], model: nn.Module) -> Any:
     return dataset
 
 
-def build_test_loop(runner: DFQRunner) -> BaseLoop:
-    """The runner's test loop, built with its data set on the first call.
+def build_test_loop(runner: Runner, model: nn.Module) -> BaseLoop:
+    """A runner's test loop, built with its data set on the first call.
+
+    Args:
+        runner: mmengine's.
+        model: The float model, whose classes the data set must have.
 
     Raises:
         FileNotFoundError: The data set is not there.
@@ -54,7 +55,7 @@ def build_test_loop(runner: DFQRunner) -> BaseLoop:
             # As BaseLoop does it, where no error of other parts of the loop is taken for one of the data set.
             by_rank = runner._randomness_cfg.get("diff_rank_seed", False)
             loader = runner.build_dataloader(loader, seed=runner.seed, diff_rank_seed=by_rank)
-        check_classes(loader.dataset, runner.teacher)
+        check_classes(loader.dataset, model)
         runner._test_dataloader = loader
     return runner.build_test_loop(runner._test_loop)
 

@@ -9,7 +9,10 @@ from mmengine.config import Config, ConfigDict
 
 from ..errors import UsageError
 
-KEYS = ("quantization", "images", "calibrate", "cycle", "by_bits", "arm", "quiet", "pool_capacity", "traceback")
+KEYS = ("quantization", "generate", "calibrate", "distill", "by_bits", "arm", "progress", "pool_capacity")
+# Names until version 0.1, by section; recipes that use them work as before.
+OLD_SECTIONS = {"images": "generate", "cycle": "distill", "quiet": "progress"}
+OLD_DISTILL = {"distance": "discrepancy", "place": "distill_on"}
 
 
 def parse_bits(text: str) -> tuple[int, int]:
@@ -43,7 +46,7 @@ def recipe_of(cfg: Config, bits: tuple[int, int] | None = None) -> ConfigDict:
     """
     if cfg.get("dfq") is None:
         raise UsageError("the config has no dfq section: start from one of configs/, or give mmdet's tools the config")
-    recipe = copy.deepcopy(cfg.dfq)
+    recipe = with_new_names(copy.deepcopy(cfg.dfq))
     check_keys(recipe)
     quantization = recipe.setdefault("quantization", ConfigDict())
     if bits is not None:
@@ -51,11 +54,38 @@ def recipe_of(cfg: Config, bits: tuple[int, int] | None = None) -> ConfigDict:
     bits = quantization.get("weight_bits", 8), quantization.get("activation_bits", 8)
     merged = Config({"dfq": recipe})
     for width, changes in (recipe.pop("by_bits", None) or {}).items():
+        changes = with_new_names(changes)
         check_keys(changes)
         if parse_bits(width) == bits:
             merged.merge_from_dict({"dfq": changes.to_dict()})
     merged.dfq.pop("by_bits", None)
     return merged.dfq
+
+
+def with_new_names(section: ConfigDict) -> ConfigDict:
+    """A section, or a width's changes, with the names of this version; it is changed in place.
+
+    Where an old name stands beside the new one, as after ``--cfg-options dfq.images.steps=9`` on one of our recipes,
+    it is merged over it.
+    """
+    section.pop("traceback", None)  # never read
+    for old, new in OLD_SECTIONS.items():
+        if old in section:
+            merge_over(section, new, section.pop(old))
+    distill = section.get("distill")
+    for old, new in OLD_DISTILL.items():
+        if isinstance(distill, dict) and old in distill:
+            merge_over(distill, new, distill.pop(old))
+    return section
+
+
+def merge_over(section: ConfigDict, key: str, value: Any) -> None:
+    """Merge a value over the one of a key, as configs are merged: ``_delete_`` replaces all of it."""
+    merged = Config({key: section.get(key)}) if section.get(key) is not None else Config({})
+    merged.merge_from_dict({key: value.to_dict() if isinstance(value, ConfigDict) else value})
+    section[key] = merged[key]
+    if isinstance(section[key], dict):
+        section[key].pop("_delete_", None)
 
 
 def check_keys(options: dict[str, Any]) -> None:

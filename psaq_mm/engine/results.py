@@ -19,7 +19,7 @@ from ..utils.atomic_files import save_json
 SCHEMA = 1
 # What an evaluator may give: a number, or several (a class each, say) in nested lists or by name.
 Figure = Any
-STAGES = ("generate", "calibrate", "distil", "evaluate")
+STAGES = ("generate", "calibrate", "distill", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,9 @@ class Results:
     def from_dict(cls, data: dict[str, Any]) -> Results:
         """The inverse of what ``save`` writes."""
         rows = [Row(**row) for row in data["rows"]]
+        for row in rows:  # the stage's name until version 0.1
+            if "distil" in row.seconds:
+                row.seconds["distill"] = row.seconds.pop("distil")
         return cls(data["config"], data["dataset"], data["images"], data["coverage"], rows)
 
 

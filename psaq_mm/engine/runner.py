@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -11,15 +12,21 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.dist import get_rank, is_distributed, is_main_process
+from mmengine.dist import get_rank, get_world_size, is_distributed, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
-from ..distillation.recovery import MicroBatch
+from ..distillation import MicroBatch
 from ..errors import PSAQError, UsageError
 from ..generation import SamplePool
-from ..models import artifact_model, backbone_of, calibration_function, policy_of, without_checkpointing
+from ..models import (
+    artifact_model,
+    backbone_of,
+    calibration_function,
+    policy_of,
+    without_checkpointing,
+)
 from ..models.checkpoint import artifact_config, class_names, save_artifact
 from ..models.host_types import buildable, registered
 from ..quantization import (
@@ -28,7 +35,6 @@ from ..quantization import (
     coverage,
     freeze,
     recording_sqnr,
-    trainable_groups,
 )
 from ..registry import LOOPS, RUNNERS
 from ..utils.atomic_files import save_json, writable_folder
@@ -36,13 +42,13 @@ from ..utils.image_store import ImageFiles
 from ..utils.memory import keep_freed_memory
 from ..utils.terminal import keep_terminal_quiet
 from ..utils.termination import Termination
-from .builder import build_student, load_teacher, usage_errors
+from .builder import build_student, load_teacher, teacher_of, usage_errors
 from .dataset_checks import build_test_loop, missing_path
 from .preparation import runner_config
 from .results import Figure, as_figure, timed
-from .run_state import previous_path, restore_state, save_state, state_path
+from .run_state import RunState, previous_path
 
-STAGES = {"images": "GenerateLoop", "calibrate": "CalibrateLoop", "cycle": "CycleLoop"}
+STAGES = {"generate": "GenerateLoop", "calibrate": "CalibrateLoop", "distill": "DistillLoop"}
 
 
 @RUNNERS.register_module()
@@ -54,20 +60,22 @@ class DFQRunner(Runner):
     evaluate the float model before ``train()`` and the quantized one after.
 
     The config is the host's with ``runner_type='psaq_mm.DFQRunner'``, ``load_from`` and ``dfq``, whose keys are
-    ``quantization`` (a policy and its ``scope``), ``images``, ``calibrate`` and ``cycle`` (loops), ``by_bits`` (what a
-    width changes in these), ``arm`` (a name for the results) and ``quiet`` (the log goes to its file alone).
+    ``quantization`` (a policy and its ``scope``), ``generate``, ``calibrate`` and ``distill`` (the stages' loops),
+    ``by_bits`` (what a bit width changes in these), ``arm`` (a name for the results) and ``progress`` (a progress bar
+    on the terminal, while the log goes to its file alone).
 
     Attributes:
         teacher: The float model.
-        student: The quantized model; None before ``train()``.
-        image_files: Where this process keeps its images.
-        pool: The samples.
-        state: What a resumed run goes on from.
-        seconds: Wall seconds by stage.
+        state: What the stages share and a resumed run continues from: student, samples, progress.
+        stages: The stages' loops by name, after ``prepare()``.
+        coverage: What is quantized and what is not, after ``train()``.
+        artifact_paths: Config and checkpoint of the quantized model, after ``train()``.
+        missing_data: The path of a test set that does not exist, after ``evaluate()``; else empty.
+        no_evaluation: Why ``evaluate()`` gave no figures; else empty.
     """
 
     teacher: nn.Module
-    student: nn.Module
+    state: RunState
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> DFQRunner:
@@ -88,17 +96,16 @@ class DFQRunner(Runner):
         with usage_errors():
             self.policy, self.scope = policy_of(self.quantization)
         self.teacher = self.bare_model()
-        self.generator = torch.Generator().manual_seed((self.seed or 0) * 1000 + get_rank())
-        self.image_files = ImageFiles(self.folder / f"pool{get_rank() or ''}")
-        self.pool = SamplePool(self.options.get("pool_capacity", 1024), self.seed or 0, self.image_files)
-        self.state: dict[str, Any] = {}
         self.stages: dict[str, BaseLoop] = {}
         self.termination = Termination()
-        self.seconds: dict[str, float] = {}
         self.checkpoint_meta: dict[str, Any] = {}
-        self.shows_progress = bool(self.options.get("quiet", False))
+        self.shows_progress = bool(self.options.get("progress", False))
         self.coverage: CoverageReport | None = None
+        self.artifact: ConfigDict | None = None
+        self.artifact_paths = self.folder / "quantized.py", self.folder / "quantized.pth"
         self.missing_data, self.no_evaluation = "", ""
+        self.seconds: dict[str, float] = {}
+        self.state = self.new_state()
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """mmengine's, and for processes without a GPU gloo: mmengine would ask CUDA for a device."""
@@ -121,9 +128,9 @@ class DFQRunner(Runner):
         return model.to(get_device())
 
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
-        """mmengine's logger; where the config says ``quiet``, only our own warnings and errors reach the terminal."""
+        """mmengine's logger; with ``progress`` only our own warnings and errors reach the terminal."""
         logger = super().build_logger(log_level, log_file, **kwargs)
-        if self.cfg.get("dfq", {}).get("quiet", False):
+        if self.cfg.get("dfq", {}).get("progress", False):
             keep_terminal_quiet(logger)
         return logger
 
@@ -138,8 +145,18 @@ class DFQRunner(Runner):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """Where the model is."""
         return next(self.teacher.parameters()).device
+
+    @property
+    def student(self) -> nn.Module:
+        """The quantized model, after ``prepare()``."""
+        return self.state.student
+
+    @property
+    def pool(self) -> SamplePool:
+        """The samples."""
+        return self.state.pool
 
     def load_or_resume(self) -> None:
         """Load the float checkpoint, once, safely and completely."""
@@ -154,7 +171,7 @@ class DFQRunner(Runner):
     def prepare(self) -> None:
         """Load the checkpoint and build the student and all stages, once.
 
-        What cannot be is said here, before a long evaluation or generation.
+        A setting that is not valid is an error here, before a long evaluation or generation.
         """
         if self.stages:
             return
@@ -164,11 +181,26 @@ class DFQRunner(Runner):
         self.teacher.requires_grad_(False)
         if found := without_checkpointing(self.teacher):
             self.logger.info(f"activation checkpointing of {len(found)} modules is off while the model is quantized")
-        # The student last: it would speak of names in the policy where the backbone itself is not supported.
         self.artifact = artifact_model(ConfigDict(self.cfg.model), self.quantization)
         stages = {key: self.build_stage(key, default) for key, default in STAGES.items()}
-        self.student = self.build_student()
+        # The student last, so that an unsupported backbone is not reported as a bad pattern of the policy.
+        self.state.student = build_student(self.artifact, self.teacher).to(self.device)
         self.stages = stages
+
+    def new_state(self) -> RunState:
+        """The state of a run that has not begun."""
+        seed, rank = self.seed or 0, get_rank()
+        images = ImageFiles(self.folder / f"pool{rank or ''}")
+        return RunState(
+            self.folder,
+            recipe_hash(self.cfg.model.to_dict(), self.options.to_dict(), self.seed),
+            seed,
+            teacher_of(self.teacher),
+            torch.Generator().manual_seed(seed * 1000 + rank),
+            images,
+            SamplePool(self.options.get("pool_capacity", 1024), seed, images),
+            seconds=self.seconds,
+        )
 
     def train(self) -> nn.Module:
         """Quantize: generate, calibrate, let teacher and student evolve, freeze, save.
@@ -183,27 +215,26 @@ class DFQRunner(Runner):
         self.call_hook("before_run")
         self.prepare()
         if self._resume:
-            restore_state(self)
+            self.state.restore(self.logger)
         with self.termination.listening():
-            self.run_stage("generate", self.stages["images"])
-            self.run_stage("calibrate", self.stages["calibrate"])
-            self.freeze_untrained()
-            self.run_stage("distil", self.stages["cycle"])
+            for stage in STAGES:
+                self.run_stage(stage)
         self.measure()
         freeze(self.student)
         self.save()
-        previous_path(state_path(self)).unlink(missing_ok=True)
-        self.image_files.retain(set(self.pool.names))
+        previous_path(self.state.path).unlink(missing_ok=True)
+        self.state.images.retain(set(self.pool.names))
         self.model = self.student
         self.call_hook("after_run")
         return self.student
 
-    def run_stage(self, stage: str, loop: BaseLoop) -> None:
-        """Run a stage unless a resumed run has it behind it, and tell the hooks that it is over."""
-        if self.stage_done(stage):
+    def run_stage(self, stage: str) -> None:
+        """Run a stage unless a resumed run has finished it, and call the hooks at its end."""
+        if stage in self.state.done:
             return
         with timed(self.seconds, stage):
-            loop.run()
+            self.stages[stage].run()
+        self.state.done.append(stage)
         self.call_hook("after_stage", stage=stage)
         self.termination.check()
 
@@ -215,20 +246,6 @@ class DFQRunner(Runner):
                 return LOOPS.build(options, default_args={"runner": self})
             except (TypeError, KeyError) as error:
                 raise UsageError(f"dfq.{key} is not valid: {error}") from None
-
-    def build_student(self) -> nn.Module:
-        """The quantized model as the artifact config names it, with the teacher's weights."""
-        return build_student(self.artifact, self.teacher).to(self.device)
-
-    def freeze_untrained(self) -> None:
-        """Let gradients reach what is trained and nothing else."""
-        trained = {id(p) for group in self.trained_parameters().values() for p in group}
-        for parameter in self.student.parameters():
-            parameter.requires_grad_(id(parameter) in trained)
-
-    def trained_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """Weights and biases of quantized layers, and activation ranges."""
-        return trainable_groups(self.student)
 
     def measure(self) -> None:
         """Record every quantizer's SQNR on the calibration images, and the coverage."""
@@ -245,7 +262,6 @@ class DFQRunner(Runner):
 
     def save(self) -> None:
         """Write ``quantized.py``, ``quantized.pth`` and ``coverage.json``."""
-        self.artifact_paths = self.folder / "quantized.py", self.folder / "quantized.pth"
         if not is_main_process():
             return
         meta = {"psaq_mm": self.quantization_record(), **class_names(self.checkpoint_meta)}
@@ -298,7 +314,7 @@ class DFQRunner(Runner):
         try:
             with contextlib.redirect_stdout(printed):
                 with buildable(self.cfg, "test"):
-                    self._test_loop = build_test_loop(self)
+                    self._test_loop = build_test_loop(self, self.teacher)
                 with timed(self.seconds, "evaluate"):
                     return {key: as_figure(value) for key, value in self.test().items()}
         except FileNotFoundError as error:
@@ -310,10 +326,10 @@ class DFQRunner(Runner):
             self.model = current
             self.logger.info(printed.getvalue())
 
-    def stage_done(self, stage: str) -> bool:
-        """Whether a resumed run has the stage behind it."""
-        return stage in self.state.get("done", [])
 
-    def save_state(self) -> None:
-        """Save all that the rest of the run depends on, for ``--resume``."""
-        save_state(self)
+def recipe_hash(model: dict[str, Any], recipe: dict[str, Any], seed: int | None) -> str:
+    """What must be equal for a run to be resumed, as one SHA-256."""
+    parts: dict[str, Any] = {"model": model, "dfq": recipe, "seed": seed}
+    if get_world_size() > 1:  # each process has its share of the work
+        parts["processes"] = get_world_size()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -48,7 +48,7 @@ def test_a_stopped_table_goes_on_where_it_stopped(recipe, tmp_path, unique_names
     assert list(rows) == ["fp32", "psaq-calib", "noise-calib", "psaq"]
     assert (tmp_path / "samples_seed0.pth").stat().st_mtime_ns == before, "the first samples are shared"
     assert rows["psaq-calib"].samples_sha256 == first.results.rows[1].samples_sha256 != ""
-    assert rows["psaq"].seconds["distil"] > 0 == rows["psaq-calib"].seconds.get("distil", 0) // 1
+    assert rows["psaq"].seconds["distill"] > 0 == rows["psaq-calib"].seconds.get("distill", 0) // 1
     data = json.loads((tmp_path / "ablation.json").read_text())
     assert data["coverage"]["quantized"] > 0 and len(data["rows"]) == 4
     with open(tmp_path / "ablation.csv") as file:

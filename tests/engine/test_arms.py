@@ -15,24 +15,24 @@ SAMPLES = Path("samples.pth")
 @pytest.mark.parametrize("arm", ARMS)
 def test_arms_with_student_steps_end_with_equal_pools_and_equal_steps(recipe, arm):
     cfg = configure(recipe(), arm, (4, 8), 1, SAMPLES)
-    first, cycle, plain = cfg.dfq.images, cfg.dfq.cycle, recipe().dfq
+    first, cycle, plain = cfg.dfq.generate, cfg.dfq.distill, recipe().dfq
     grown = cycle.cycles * cycle.generator_images if cycle.generator_steps else 0
-    trained = plain.images.images + plain.cycle.cycles * plain.cycle.generator_images
-    assert first.images + grown == (trained if ARMS[arm].student else plain.images.images)
-    assert cycle.cycles == (plain.cycle.cycles if ARMS[arm].student else 0)
-    for key in ("student_steps", "batch_size", "relative_lr", "distance", "place"):
-        assert cycle[key] == plain.cycle[key]
+    trained = plain.generate.images + plain.distill.cycles * plain.distill.generator_images
+    assert first.images + grown == (trained if ARMS[arm].student else plain.generate.images)
+    assert cycle.cycles == (plain.distill.cycles if ARMS[arm].student else 0)
+    for key in ("student_steps", "batch_size", "relative_lr", "discrepancy", "distill_on"):
+        assert cycle[key] == plain.distill[key]
 
 
 def test_the_arms_differ_as_their_names_say(recipe):
     chosen = {arm: configure(recipe(), arm, (4, 8), 0, SAMPLES).dfq for arm in ARMS}
-    assert chosen["noise"].images.type == chosen["fractal"].images.type == "psaq_mm.NoiseLoop"
-    assert (chosen["noise"].images.start, chosen["fractal"].images.start) == ("white", "fractal")
-    assert chosen["real"].images.type == "psaq_mm.RealImagesLoop"
-    assert chosen["psaq"].images.samples == chosen["psaq-calib"].images.samples == str(SAMPLES)
-    assert chosen["psaq"].cycle.competition > 0 == chosen["psaq-b0"].cycle.competition
-    assert chosen["psaq-b0"].cycle.generator_steps == chosen["psaq"].cycle.generator_steps
-    assert chosen["real"].cycle.generator_steps == 0
+    assert chosen["noise"].generate.type == chosen["fractal"].generate.type == "psaq_mm.NoiseLoop"
+    assert (chosen["noise"].generate.start, chosen["fractal"].generate.start) == ("white", "fractal")
+    assert chosen["real"].generate.type == "psaq_mm.RealImagesLoop"
+    assert chosen["psaq"].generate.samples == chosen["psaq-calib"].generate.samples == str(SAMPLES)
+    assert chosen["psaq"].distill.competition > 0 == chosen["psaq-b0"].distill.competition
+    assert chosen["psaq-b0"].distill.generator_steps == chosen["psaq"].distill.generator_steps
+    assert chosen["real"].distill.generator_steps == 0
 
 
 def test_bits_and_seed_are_set(recipe):

@@ -206,7 +206,7 @@ def test_real_images_are_looked_at_before_the_evaluation(wrong):
     cfg, said = wrong
     dataset = copy.deepcopy(cfg.test_dataloader.dataset.to_dict())
     real = {"type": "psaq_mm.RealImagesLoop", "images": 2, "image_size": SIZE, "dataset": dataset, **DELETE}
-    cfg.merge_from_dict({"dfq.images": real})
+    cfg.merge_from_dict({"dfq.generate": real})
     with pytest.raises(UsageError, match=said):
         Job(cfg, Console(quiet=True)).runner.prepare()
 

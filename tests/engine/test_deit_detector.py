@@ -118,7 +118,7 @@ def test_a_whole_run_and_what_mmdet_opens_of_it(recipe):
 
 @pytest.mark.parametrize(
     "options",
-    [{"dfq.cycle.place": "neck"}, {"dfq.cycle.place": "logits", "dfq.quantization.scope": "model"}],
+    [{"dfq.distill.distill_on": "neck"}, {"dfq.distill.distill_on": "logits", "dfq.quantization.scope": "model"}],
     ids=["neck", "whole-model"],
 )
 def test_other_places_and_scopes(recipe, tmp_path, options):

@@ -31,16 +31,16 @@ MODELS = {
 TABLES = {"upernet_deit_nano": "demo_upernet", "upernet_swin_nano": "demo_upernet_swin", "deit_nano": "demo_classifier"}
 SIZES = {"upernet_deit_nano": (128, 128), "upernet_swin_nano": (128, 128), "deit_nano": (64, 64)}
 SHORT = {
-    "dfq.images.images": 8,
-    "dfq.images.batch_size": 8,
-    "dfq.images.steps": 4,
-    "dfq.images.generator.warmup": 1,
+    "dfq.generate.images": 8,
+    "dfq.generate.batch_size": 8,
+    "dfq.generate.steps": 4,
+    "dfq.generate.generator.warmup": 1,
     "dfq.calibrate.images": 8,
-    "dfq.cycle.cycles": 1,
-    "dfq.cycle.generator_steps": 2,
-    "dfq.cycle.generator_images": 4,
-    "dfq.cycle.student_steps": 2,
-    "dfq.cycle.batch_size": 4,
+    "dfq.distill.cycles": 1,
+    "dfq.distill.generator_steps": 2,
+    "dfq.distill.generator_images": 4,
+    "dfq.distill.student_steps": 2,
+    "dfq.distill.batch_size": 4,
 }
 
 

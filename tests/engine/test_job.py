@@ -64,10 +64,10 @@ def test_the_record_has_both_models(record):
     for row in record["rows"]:
         assert row["seed"] == 0 and row["peak_memory_mib"] > 100
         assert {"coco/bbox_mAP", "coco/segm_mAP"} <= set(row["metrics"])
-        assert set(row["seconds"]) == {"generate", "calibrate", "distil", "evaluate"}
+        assert set(row["seconds"]) == {"generate", "calibrate", "distill", "evaluate"}
         assert row["seconds"]["evaluate"] > 0
     assert float_row["samples_sha256"] == "" and float_row["seconds"]["generate"] == 0
-    assert all(quantized_row["seconds"][stage] > 0 for stage in ("generate", "calibrate", "distil"))
+    assert all(quantized_row["seconds"][stage] > 0 for stage in ("generate", "calibrate", "distill"))
     # 5 blocks of 12 quantized tensors and 8 around them; 11 FP each and 17 around: see tests/models/test_quantized.py
     assert record["coverage"] == {"quantized": 5 * 12 + 8, "fp": 5 * 11 + 17}
 
@@ -79,7 +79,7 @@ def test_the_record_is_written_at_the_end_of_every_stage(recipe, monkeypatch):
     Job(recipe(), Console(quiet=True)).run()
     rows = [json.loads(text)["rows"] for text in written]
     done = [{stage for stage, value in row[-1]["seconds"].items() if value} for row in rows]
-    stages = ["evaluate", "generate", "calibrate", "distil", "evaluate"]
+    stages = ["evaluate", "generate", "calibrate", "distill", "evaluate"]
     assert [row[-1]["arm"] for row in rows] == ["fp32", *["psaq"] * 4]
     assert [stage in after for stage, after in zip(stages, done, strict=True)] == [True] * 5
     assert done[1] == {"generate"} and rows[1][-1]["metrics"] == {} and rows[4][-1]["metrics"]
@@ -111,7 +111,7 @@ def test_the_log_has_a_line_a_cycle(folder):
     (line,) = [line for line in log.read_text().splitlines() if "cycle 1/1" in line]
     for term in ("entropy", "prior", "competition"):
         assert f"generator/loss/{term}: " in line and f"generator/gradient/{term}: " in line
-    assert "student/distance: " in line and "student/distance_grad: " in line
+    assert "student/discrepancy: " in line and "student/discrepancy_grad: " in line
 
 
 def test_the_closing_table_shows_both(finished):
@@ -203,11 +203,11 @@ def test_the_trained_demo_gives_the_same_figures_in_mmdets_test_tool(tmp_path, s
         "test_dataloader.dataset.data_root": f"{data}/",
         "test_dataloader.dataset.images": 10,
         "test_evaluator.ann_file": f"{data}/val.json",
-        "dfq.images.images": 4,
-        "dfq.images.steps": 2,
-        "dfq.images.generator.warmup": 1,
+        "dfq.generate.images": 4,
+        "dfq.generate.steps": 2,
+        "dfq.generate.generator.warmup": 1,
         "dfq.calibrate.images": 4,
-        "dfq.cycle.cycles": 0,
+        "dfq.distill.cycles": 0,
     }
     cfg.merge_from_dict(options)
     results = Job(named(cfg, tmp_path / "work"), Console(quiet=True)).run()

@@ -19,11 +19,11 @@ from psaq_mm.utils.image_store import ImageFiles
 
 KILLS = 20
 LONGER = {
-    "dfq.images.steps": 12,
-    "dfq.images.generator.save_interval": 2,
-    "dfq.cycle.cycles": 4,
-    "dfq.cycle.generator_steps": 4,
-    "dfq.cycle.student_steps": 4,
+    "dfq.generate.steps": 12,
+    "dfq.generate.generator.save_interval": 2,
+    "dfq.distill.cycles": 4,
+    "dfq.distill.generator_steps": 4,
+    "dfq.distill.student_steps": 4,
 }
 FINAL = ("quantized.pth", "quantized.py", "coverage.json")
 
@@ -104,7 +104,7 @@ def test_twenty_kills_change_no_bit(worker, tmp_path):
             states = sorted(folder.glob("dfq_state*.pth"))
             if states and not any((folder / name).exists() for name in FINAL):
                 _, state = readable_states(folder / "dfq_state.pth", ImageFiles(folder / "pool"))[0]
-                stages.add(len(state.get("done", [])) + state.get("cycle", 0))
+                stages.add(len(state["done"]) + state["distill"]["cycle"])
         finish(worker, folder)
         found = tensors(folder)
         assert found.keys() == expected.keys()

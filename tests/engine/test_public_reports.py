@@ -22,7 +22,7 @@ from psaq_mm.models import pixel_bounds
 from psaq_mm.models.host_types import short_type, types_as_names
 from tests.conftest import ROOT, SIZE, random_weights
 
-NO_CYCLES = {"dfq.cycle.cycles": 0}
+NO_CYCLES = {"dfq.distill.cycles": 0}
 TEST_PARTS = ("test_dataloader", "test_evaluator", "test_cfg")
 
 
@@ -209,7 +209,7 @@ def test_the_trained_demo_keeps_its_figures_in_any_form(tmp_path, form, monkeypa
             "work_dir": str(tmp_path / "work"),
             "experiment_name": f"folded_{form}",
             "visualizer.name": f"folded_{form}",
-            "dfq.cycle.cycles": 2,
+            "dfq.distill.cycles": 2,
             "test_dataloader.dataset.images": 40,
             "test_dataloader.dataset.data_root": f"{tmp_path}/data/",
             "test_evaluator.ann_file": f"{tmp_path}/data/val.json",

@@ -23,9 +23,9 @@ def test_other_bits_are_a_usage_error(text):
 def config(**dfq) -> Config:
     by_bits = {
         "w6a6": {"quantization": {"activation_range": "percentile"}},
-        "W4A8": {"cycle": {"relative_lr": {"weight": 1e-4}}},
+        "W4A8": {"distill": {"relative_lr": {"weight": 1e-4}}},
     }
-    return Config({"dfq": {"cycle": {"relative_lr": {"weight": 1e-5, "bias": 1e-6}}, "by_bits": by_bits, **dfq}})
+    return Config({"dfq": {"distill": {"relative_lr": {"weight": 1e-5, "bias": 1e-6}}, "by_bits": by_bits, **dfq}})
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_width_changes_what_it_says_and_nothing_else(bits, range, rate, said):
     widths = {"weight_bits": bits[0], "activation_bits": bits[1]}
     recipe = recipe_of(config(quantization=widths)) if said else recipe_of(config(), bits)
     assert recipe.quantization == ({**widths, "activation_range": range} if range else widths)
-    assert recipe.cycle.relative_lr == {"weight": rate, "bias": 1e-6}
+    assert recipe.distill.relative_lr == {"weight": rate, "bias": 1e-6}
     assert "by_bits" not in recipe
 
 
@@ -60,3 +60,32 @@ def test_the_config_stays():
 def test_what_is_wrong_is_said(cfg, said):
     with pytest.raises(UsageError, match=said):
         recipe_of(cfg)
+
+
+def test_names_until_version_0_1_are_read_as_todays():
+    old = {
+        "images": {"steps": 3},
+        "cycle": {"cycles": 2, "distance": {"form": "mae"}, "place": "neck"},
+        "quiet": True,
+        "traceback": False,
+        "by_bits": {"w4a8": {"images": {"steps": 5}, "cycle": {"place": "blocks"}}},
+    }
+    new = {
+        "generate": {"steps": 3},
+        "distill": {"cycles": 2, "discrepancy": {"form": "mae"}, "distill_on": "neck"},
+        "progress": True,
+        "by_bits": {"w4a8": {"generate": {"steps": 5}, "distill": {"distill_on": "blocks"}}},
+    }
+    for bits in ((8, 8), (4, 8)):
+        assert recipe_of(Config({"dfq": old}), bits) == recipe_of(Config({"dfq": new}), bits)
+
+
+def test_an_old_name_beside_the_new_one_is_merged_over_it():
+    """As after --cfg-options with an old name on a recipe with new ones."""
+    section = {"generate": {"steps": 3, "images": 8}, "distill": {"discrepancy": {"form": "mae"}}}
+    section |= {"images": {"steps": 9}, "cycle": {"distance": {"form": "kl"}}}
+    recipe = recipe_of(Config({"dfq": section}))
+    assert recipe.generate == {"steps": 9, "images": 8} and recipe.distill == {"discrepancy": {"form": "kl"}}
+    replaced = Config({"dfq": {"generate": {"steps": 3}}})
+    replaced.dfq.images = {"type": "psaq_mm.NoiseLoop", "_delete_": True}
+    assert recipe_of(replaced).generate == {"type": "psaq_mm.NoiseLoop"}

@@ -49,7 +49,7 @@ def runner(request, tmp_path, monkeypatch) -> DFQRunner:
     # the recipes' own search for weight ranges takes seconds on large models
     cfg.dfq.quantization.weight_range = "minmax"
     if cfg.default_scope != "mmpretrain":
-        cfg.dfq.images.image_size = SMALL
+        cfg.dfq.generate.image_size = SMALL
     monkeypatch.setattr(DFQRunner, "load_or_resume", lambda self: None)
     runner = DFQRunner.from_cfg(named(cfg, tmp_path))
     runner.prepare()
@@ -59,7 +59,7 @@ def runner(request, tmp_path, monkeypatch) -> DFQRunner:
 @torch.no_grad()
 @pytest.mark.parametrize("runner", cases(), indirect=True)
 def test_it_builds_is_quantized_and_infers(runner):
-    student, size = runner.student, runner.stages["images"].image_size
+    student, size = runner.student, runner.stages["generate"].image_size
     widths = {True: runner.policy.weight_bits, False: runner.policy.activation_bits}
     for name, quantizer in quantizers(student):
         expected = 8 if name.startswith(EIGHT_BITS) else widths["weight" in name]

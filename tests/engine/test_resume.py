@@ -25,7 +25,7 @@ from psaq_mm.utils.termination import Terminated
 from tests.conftest import named
 
 # The pool loses images that the distance's constants were measured on.
-OPTIONS = {"dfq.cycle.cycles": 2, "dfq.pool_capacity": 4, "dfq.images.generator.save_interval": 2}
+OPTIONS = {"dfq.distill.cycles": 2, "dfq.pool_capacity": 4, "dfq.generate.generator.save_interval": 2}
 
 
 class Stop(Hook):
@@ -84,8 +84,8 @@ STOPS = {
     "after-generation": lambda: Stop("after_stage", "generate"),
     "after-calibration": lambda: Stop("after_stage", "calibrate"),
     "after-a-cycle": lambda: Stop("after_cycle"),
-    "in-the-second-cycle": lambda: Stop("after_stage_step", "distil", 7),
-    "after-the-cycles": lambda: Stop("after_stage", "distil"),
+    "in-the-second-cycle": lambda: Stop("after_stage_step", "distill", 7),
+    "after-the-cycles": lambda: Stop("after_stage", "distill"),
 }
 
 
@@ -130,7 +130,7 @@ def test_without_resume_it_starts_anew(quantize, whole, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"dfq.cycle.student_steps": 3}, {"dfq.quantization.weight_bits": 4}, {"randomness.seed": 1}],
+    [{"dfq.distill.student_steps": 3}, {"dfq.quantization.weight_bits": 4}, {"randomness.seed": 1}],
     ids=["steps", "bits", "seed"],
 )
 def test_the_state_of_another_recipe_is_refused(quantize, tmp_path, options):
@@ -143,7 +143,7 @@ def test_the_state_of_another_recipe_is_refused(quantize, tmp_path, options):
 
 
 def test_a_recipe_without_a_seed_resumes_too(quantize, tmp_path):
-    options = {"randomness": {}, "dfq.cycle.cycles": 0}
+    options = {"randomness": {}, "dfq.distill.cycles": 0}
     with pytest.raises(KeyboardInterrupt):
         quantize(tmp_path, STOPS["after-generation"](), options=options)
     assert quantize(tmp_path, resume=True, options=options).seed == 0
@@ -169,11 +169,11 @@ class Ask(Stop):
         pytest.param("generate", 1, id="generation"),
         pytest.param("generate", 4, id="second-batch"),
         pytest.param("calibrate", 1, id="calibration"),
-        pytest.param("distil", 1, id="generator-steps"),
-        pytest.param("distil", 2, id="last-generator-step"),
-        pytest.param("distil", 3, id="student-steps"),
-        pytest.param("distil", 5, id="second-cycle"),
-        pytest.param("distil", 7, id="second-cycle-student-steps"),
+        pytest.param("distill", 1, id="generator-steps"),
+        pytest.param("distill", 2, id="last-generator-step"),
+        pytest.param("distill", 3, id="student-steps"),
+        pytest.param("distill", 5, id="second-cycle"),
+        pytest.param("distill", 7, id="second-cycle-student-steps"),
     ],
 )
 def test_asked_to_end_it_does_so_at_its_next_step(quantize, whole, tmp_path, stage, at):
@@ -183,27 +183,27 @@ def test_asked_to_end_it_does_so_at_its_next_step(quantize, whole, tmp_path, sta
     assert signal.getsignal(signal.SIGTERM) is before
     if stage == "generate":
         # saved where it stood, not at the last interval of two steps
-        saved = torch.load(tmp_path / "dfq_state.pth", weights_only=True)["generation"]
-        assert 3 * len(saved["done"]) + saved["batch"]["optimiser"]["step"] == at
-    elif stage == "distil":
+        saved = torch.load(tmp_path / "dfq_state.pth", weights_only=True)["generate"]
+        assert 3 * len(saved["done"]) + saved["batch"]["optimizer"]["step"] == at
+    elif stage == "distill":
         # of each cycle's four steps the first two are the generator's
-        saved = torch.load(tmp_path / "dfq_state.pth", weights_only=True)
+        saved = torch.load(tmp_path / "dfq_state.pth", weights_only=True)["distill"]
         part = saved["part"]
-        generated = part["generator"]["optimiser"]["step"] if part["generator"] else 2
-        assert 4 * saved.get("cycle", 0) + generated + part["step"] == at
+        generated = part["generator"]["optimizer"]["step"] if part["generator"] else 2
+        assert 4 * saved["cycle"] + generated + part["step"] == at
     same(quantize(tmp_path, resume=True), whole)
 
 
 def test_within_a_cycle_the_state_is_saved_at_intervals(quantize, whole, tmp_path):
     """Killed between two saves, with no chance to make one more."""
-    options = {"dfq.cycle.save_interval": 1, "dfq.cycle.generator.save_interval": 1}
+    options = {"dfq.distill.save_interval": 1, "dfq.distill.generator.save_interval": 1}
     expected = quantize(tmp_path / "whole", options=options)
     same(expected, whole)
     for at in (5, 8):
         folder = tmp_path / f"at-{at}"
         with pytest.raises(KeyboardInterrupt):
-            quantize(folder, Stop("after_stage_step", "distil", at), options=options)
-        assert "part" in torch.load(folder / "dfq_state.pth", weights_only=True)
+            quantize(folder, Stop("after_stage_step", "distill", at), options=options)
+        assert torch.load(folder / "dfq_state.pth", weights_only=True)["distill"]["part"]
         same(quantize(folder, resume=True, options=options), expected)
 
 
@@ -212,13 +212,13 @@ def test_a_newest_state_that_is_no_good_falls_back_to_the_one_before(quantize, w
     with pytest.raises(KeyboardInterrupt):
         quantize(tmp_path, STOPS["in-the-second-cycle"]())
     newest = tmp_path / "dfq_state.pth"
-    assert torch.load(newest, weights_only=True)["cycle"] == 1
+    assert torch.load(newest, weights_only=True)["distill"]["cycle"] == 1
     if damage == "truncated":
         newest.write_bytes(newest.read_bytes()[:1000])
     else:
         newest.unlink()
     (path, state) = common_state(readable_states(newest, ImageFiles(tmp_path / "pool")))
-    assert path.name == "dfq_state.previous.pth" and "cycle" not in state
+    assert path.name == "dfq_state.previous.pth" and state["distill"]["cycle"] == 0
     resumed = quantize(tmp_path, resume=True)
     same(resumed, whole)
     (log,) = tmp_path.glob(f"{resumed.timestamp}/*.log")
@@ -252,7 +252,7 @@ def test_the_state_that_was_fallen_back_to_is_not_lost_to_the_next_kill(quantize
     newest = tmp_path / "dfq_state.pth"
     newest.write_bytes(newest.read_bytes()[:1000])
     with pytest.raises(KeyboardInterrupt):
-        quantize(tmp_path, Stop("after_stage_step", "distil"), resume=True)
+        quantize(tmp_path, Stop("after_stage_step", "distill"), resume=True)
     torch.load(newest, weights_only=True)
     same(quantize(tmp_path, resume=True), whole)
 
@@ -284,7 +284,9 @@ def test_the_pool_lies_on_disk_and_states_hold_names(whole):
 
 
 def test_processes_go_on_from_what_all_of_them_have(monkeypatch):
-    states = [(Path("newest"), {"recipe": "r", "done": ["generate"], "cycle": 2}), (Path("previous"), {"recipe": "r"})]
+    newest = {"recipe": "r", "done": ["generate"], "distill": {"cycle": 2}}
+    previous = {"recipe": "r", "done": [], "distill": {"cycle": 0}}
+    states = [(Path("newest"), newest), (Path("previous"), previous)]
     for theirs, expected in (([point(one) for _, one in states], 0), ([point(states[1][1])], 1)):
         monkeypatch.setattr(state_module, "all_gather_object", lambda own, theirs=theirs: [own, theirs])
         assert common_state(states) == states[expected]
@@ -320,11 +322,11 @@ SECOND_STUDENT_STEP = 10
 @pytest.mark.parametrize("what", ["value", "gradient"])
 def test_a_loss_that_stays_not_finite_stops_with_the_last_good_state(quantize, whole, tmp_path, monkeypatch, what):
     failing(monkeypatch, what, range(SECOND_STUDENT_STEP, 1000))
-    with pytest.raises(NonFiniteLossError, match="student distance' is not finite at step 4") as error:
+    with pytest.raises(NonFiniteLossError, match="student discrepancy' is not finite at step 4") as error:
         quantize(tmp_path)
-    assert error.value.term == {"value": "student distance", "gradient": "gradient of the student distance"}[what]
+    assert error.value.term == {"value": "student discrepancy", "gradient": "gradient of the student discrepancy"}[what]
     monkeypatch.undo()
-    assert torch.load(tmp_path / "dfq_state.pth", weights_only=True)["cycle"] == 1
+    assert torch.load(tmp_path / "dfq_state.pth", weights_only=True)["distill"]["cycle"] == 1
     same(quantize(tmp_path, resume=True), whole)
 
 
@@ -337,7 +339,7 @@ def test_a_student_step_that_is_not_finite_once_is_skipped_at_half_the_rate(quan
     assert len(told) == 1 and "step skipped, learning rate halved (1 of 5 in a row)" in told[0]
     state = torch.load(tmp_path / "quantized.pth", weights_only=True)["state_dict"]
     assert all(torch.isfinite(value).all() for key, value in state.items() if not key.endswith("sqnr_db"))
-    assert runner.stage_done("distil")
+    assert "distill" in runner.state.done
 
 
 def told_backoff(told: list[str], init):
@@ -359,7 +361,7 @@ def test_an_entropy_that_is_not_finite_names_its_layer_and_is_tried_again(quanti
     monkeypatch.setattr(PatchSimilarityEntropy, "per_layer", fails)
     told: list[str] = []
     monkeypatch.setattr(guards.Backoff, "__init__", told_backoff(told, guards.Backoff.__init__))
-    quantize(tmp_path, options={"dfq.cycle.cycles": 0})
+    quantize(tmp_path, options={"dfq.distill.cycles": 0})
     assert len(told) == 1 and "entropy of layer" in told[0] and "stages.1" in told[0]
 
 
@@ -378,9 +380,9 @@ def test_where_memory_runs_out_fewer_images_are_taken_at_a_time(quantize, tmp_pa
         return forward(self, layers)
 
     monkeypatch.setattr(PatchSimilarityEntropy, "forward", fails)
-    options = {"dfq.cycle.cycles": 0}
+    options = {"dfq.distill.cycles": 0}
     runner = quantize(tmp_path, options=options)
-    assert runner.stages["images"].generator.micro_batch.size == 1
+    assert runner.stages["generate"].generator.micro_batch.size == 1
     assert torch.isfinite(runner.pool.images).all()
 
 
@@ -406,7 +408,7 @@ def test_where_memory_runs_out_calibration_begins_anew_with_smaller_batches(
         return fails
 
     monkeypatch.setattr(calibrate_module, "calibration_function", roomless)
-    options = {"dfq.cycle.cycles": 0, "dfq.calibrate.batch_size": 2}
+    options = {"dfq.distill.cycles": 0, "dfq.calibrate.batch_size": 2}
     runner = quantize(tmp_path / "roomless", options=options)
     assert runner.stages["calibrate"].micro_batch.size == 1
     monkeypatch.undo()
@@ -436,11 +438,11 @@ def test_where_memory_runs_out_a_student_step_takes_fewer_images_at_a_time(quant
         return torch.cat([p.grad.flatten() for p in runner.student.parameters() if p.grad is not None])
 
     cycle = {"cycles": 1, "generator_steps": 0, "student_steps": 1, "batch_size": 2}
-    options = {f"dfq.cycle.{key}": value for key, value in cycle.items()}
+    options = {f"dfq.distill.{key}": value for key, value in cycle.items()}
     expected = gradient(quantize(tmp_path / "roomy", options=options))
     monkeypatch.setattr(FeatureDistance, "forward", fails)
     runner = quantize(tmp_path / "roomless", options=options)
-    assert runner.stages["cycle"].micro_batch.size == 1
+    assert runner.stages["distill"].cycle.micro_batch.size == 1
     # Straight-through gradients of values that round elsewhere are others: sums of one image and of two differ by 1e-7.
     assert float((gradient(runner) - expected).norm() / expected.norm()) < 1e-3
 

@@ -14,8 +14,8 @@ from psaq_mm.errors import PSAQError, UsageError
 from psaq_mm.generation import SamplePool
 from psaq_mm.quantization import QuantizationError, quantizers
 
-NO_CYCLES = {"dfq.cycle.cycles": 0}
-ONE_STEP = {"dfq.cycle.generator_steps": 1, "dfq.cycle.student_steps": 1, "dfq.images.steps": 1}
+NO_CYCLES = {"dfq.distill.cycles": 0}
+ONE_STEP = {"dfq.distill.generator_steps": 1, "dfq.distill.student_steps": 1, "dfq.generate.steps": 1}
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_no_data_set_is_touched(train, tmp_path):
 
 def test_noise_is_gaussian_within_valid_pixels(train):
     noise = {"type": "psaq_mm.NoiseLoop", "images": 6, "image_size": 64, "_delete_": True}
-    runner = train({"dfq.images": noise, "dfq.cycle.generator_steps": 0})
+    runner = train({"dfq.generate": noise, "dfq.distill.generator_steps": 0})
     assert len(runner.pool) == 6 and weights_differ(runner)
     images = runner.pool.images
     # 73,728 standard normal values, of which the bounds at -2.12 and 2.25 to 2.64 cut about 3 %
@@ -92,14 +92,14 @@ def real(scenes, images: int, size: int, **dataset) -> dict:
     described = {"type": "psaq_mm.DemoScenes", "data_root": str(scenes), "split": "train", "images": 5, "size": 64}
     described |= {"test_mode": True, "pipeline": pipeline, **dataset}
     return {
-        "dfq.images": {
+        "dfq.generate": {
             "type": "psaq_mm.RealImagesLoop",
             "images": images,
             "image_size": size,
             "dataset": described,
             "_delete_": True,
         },
-        "dfq.cycle.generator_steps": 0,
+        "dfq.distill.generator_steps": 0,
     }
 
 
@@ -127,24 +127,24 @@ def test_too_few_real_images(train, scenes):
 def test_real_images_that_are_not_there(train, scenes):
     missing = {"type": "CocoDataset", "data_root": "/proc/none/", "ann_file": "a.json"}
     options = real(scenes, 2, 64)
-    options["dfq.images"]["dataset"] = missing
+    options["dfq.generate"]["dataset"] = missing
     with pytest.raises(PSAQError, match="the real images are not there .*a.json"):
         train(options)
 
 
 @pytest.mark.parametrize("place", ["neck", "logits"])
 def test_the_distance_can_lie_elsewhere(train, place):
-    runner = train({**ONE_STEP, "dfq.cycle.place": place})
+    runner = train({**ONE_STEP, "dfq.distill.distill_on": place})
     assert weights_differ(runner)
 
 
 @pytest.mark.parametrize("form", ["cosine", "kl"])
 def test_the_distance_can_have_another_form(train, form):
-    assert weights_differ(train({**ONE_STEP, "dfq.cycle.distance.form": form}))
+    assert weights_differ(train({**ONE_STEP, "dfq.distill.discrepancy.form": form}))
 
 
 def test_scope_model_runs_end_to_end(train):
-    options = {"dfq.quantization.scope": "model", "dfq.quantization.scheme": "psaq", "dfq.cycle.place": "logits"}
+    options = {"dfq.quantization.scope": "model", "dfq.quantization.scheme": "psaq", "dfq.distill.distill_on": "logits"}
     runner = train({**ONE_STEP, **options})
     names = {row.name for row in runner.coverage.rows if row.bits is not None}
     assert {"neck.lateral_convs.0.conv.weight", "roi_head.bbox_head.fc_cls.input", "rpn_head.rpn_cls.weight"} <= names
@@ -153,39 +153,39 @@ def test_scope_model_runs_end_to_end(train):
 
 
 def test_generated_images_are_shared_through_a_file(train, tmp_path, monkeypatch):
-    options = {**NO_CYCLES, "dfq.images.samples": str(tmp_path / "shared.pth")}
+    options = {**NO_CYCLES, "dfq.generate.samples": str(tmp_path / "shared.pth")}
     first = train(options)
-    monkeypatch.setattr("psaq_mm.distillation.image_generator.ImageGenerator.optimise", None)
+    monkeypatch.setattr("psaq_mm.distillation.ImageGenerator.optimize", None)
     second = train(options)
     assert first.pool.sha256() == second.pool.sha256()
 
 
 def test_images_shared_for_another_recipe(train, tmp_path):
     samples = str(tmp_path / "shared.pth")
-    train({**NO_CYCLES, "dfq.images.samples": samples})
+    train({**NO_CYCLES, "dfq.generate.samples": samples})
     with pytest.raises(UsageError, match=r"shared\.pth holds images of shape \(4, 3.*asks for \(2, 3"):
-        train({**NO_CYCLES, "dfq.images.samples": samples, "dfq.images.images": 2})
+        train({**NO_CYCLES, "dfq.generate.samples": samples, "dfq.generate.images": 2})
 
 
 @pytest.mark.parametrize(("fresh", "evolved"), [(0.0, 2), (0.5, 1), (1.0, 0)], ids=["none", "half", "all"])
 def test_a_cycles_images_start_anew_or_evolve(train, fresh, evolved):
     """Of two images; an image of the pool that is picked to evolve starts as it lies there."""
-    options = {**ONE_STEP, "dfq.cycle.cycles": 0, "dfq.cycle.generator_images": 2, "dfq.cycle.fresh": fresh}
+    options = {**ONE_STEP, "dfq.distill.cycles": 0, "dfq.distill.generator_images": 2, "dfq.distill.fresh": fresh}
     runner = train(options)
-    start = runner.stages["cycle"].starting_images()
+    start = runner.stages["distill"].cycle.starting_images()
     known = [any(torch.equal(image, other) for other in runner.pool.images) for image in start]
     assert start.shape == (2, *runner.pool.images.shape[1:]) and sum(known) == evolved
 
 
 def test_the_share_of_fresh_images_is_a_share(recipe):
     with pytest.raises(UsageError, match="0 to 1"):
-        DFQRunner.from_cfg(recipe({"dfq.cycle.fresh": 8})).prepare()
+        DFQRunner.from_cfg(recipe({"dfq.distill.fresh": 8})).prepare()
 
 
 def test_micro_batches_give_the_same_images(train):
     """Each term is a mean over images, so halves of a batch add up to the whole: up to float32's rounding, which
     Adam's first steps (lr times the gradient's sign where it is tiny) can blow up for single pixels."""
-    runs = [train({**NO_CYCLES, "dfq.images.generator.micro_batch": size}).pool.images for size in (None, 1)]
+    runs = [train({**NO_CYCLES, "dfq.generate.generator.micro_batch": size}).pool.images for size in (None, 1)]
     assert float((runs[0] - runs[1]).abs().median()) < 1e-4
 
 
@@ -235,7 +235,7 @@ def test_stages_are_built_once_and_before_anything_runs(recipe):
     runner = DFQRunner.from_cfg(recipe())
     runner.prepare()
     stages = dict(runner.stages)
-    assert set(stages) == {"images", "calibrate", "cycle"} and len(runner.pool) == 0
+    assert set(stages) == {"generate", "calibrate", "distill"} and len(runner.pool) == 0
     runner.prepare()
     assert all(runner.stages[key] is stage for key, stage in stages.items())
 
@@ -243,9 +243,9 @@ def test_stages_are_built_once_and_before_anything_runs(recipe):
 def test_an_arm_without_generation_needs_no_attention(recipe):
     """Noise suits any backbone that can be quantized; only generated images need taps."""
     noise = {"type": "psaq_mm.NoiseLoop", "images": 2, "image_size": 50, "_delete_": True}
-    runner = DFQRunner.from_cfg(recipe({"dfq.images": noise, "dfq.cycle.generator_steps": 0}))
+    runner = DFQRunner.from_cfg(recipe({"dfq.generate": noise, "dfq.distill.generator_steps": 0}))
     runner.prepare()
-    assert runner.stages["cycle"].generator is None
+    assert runner.stages["distill"].generator is None
 
 
 def test_the_students_bits_are_the_recipes(recipe):
@@ -260,7 +260,7 @@ def test_the_students_bits_are_the_recipes(recipe):
 
 def test_the_generators_seed_differs_by_run_and_rank(recipe):
     a, b = (DFQRunner.from_cfg(recipe({"randomness.seed": seed})) for seed in (0, 1))
-    assert a.generator.initial_seed() != b.generator.initial_seed()
+    assert a.state.generator.initial_seed() != b.state.generator.initial_seed()
     assert isinstance(a.pool, SamplePool) and a.pool.capacity == 1024
 
 
@@ -272,7 +272,7 @@ def test_a_recipe_without_its_section(recipe):
 
 
 def test_gptq_rounds_otherwise_and_is_nearer_to_the_teacher(recipe):
-    options = {"dfq.cycle.cycles": 0, "dfq.quantization.weight_bits": 4}
+    options = {"dfq.distill.cycles": 0, "dfq.quantization.weight_bits": 4}
     runners = [DFQRunner.from_cfg(recipe({**options, "dfq.calibrate.rounding": one})) for one in ("nearest", "gptq")]
     distances = []
     for runner in runners:

@@ -188,12 +188,12 @@ def test_the_record_has_both_models_figures(task, job):
     assert rows[0]["metrics"][headline[0]] == pytest.approx(first, abs=0.5)
     # far above the chance of one in 150 or 1000, though random weights are sure of nothing
     assert 10 < rows[1]["metrics"][headline[0]] <= 100
-    assert all(rows[1]["seconds"][stage] > 0 for stage in ("generate", "calibrate", "distil", "evaluate"))
+    assert all(rows[1]["seconds"][stage] > 0 for stage in ("generate", "calibrate", "distill", "evaluate"))
 
 
 @pytest.mark.parametrize("task", ["classifier", "timm"], indirect=True)
 def test_agreement_with_the_float_model_is_a_figure(job, again):
-    hooks = {"custom_hooks": [{"type": "psaq_mm.AgreementHook"}], "dfq.cycle.cycles": 0}
+    hooks = {"custom_hooks": [{"type": "psaq_mm.AgreementHook"}], "dfq.distill.cycles": 0}
     ours = again(hooks)
     rows = ours.run().rows
     assert "float/agreement" not in rows[0].metrics
@@ -270,8 +270,8 @@ def test_the_artifact_opens_with_the_librarys_own_api(task, job, folder):
 @pytest.mark.parametrize(
     "options",
     [
-        {"dfq.cycle.place": "logits", "dfq.cycle.distance.form": "kl"},
-        {"dfq.cycle.place": "logits", "dfq.quantization.scope": "model"},
+        {"dfq.distill.distill_on": "logits", "dfq.distill.discrepancy.form": "kl"},
+        {"dfq.distill.distill_on": "logits", "dfq.quantization.scope": "model"},
     ],
     ids=["kl", "whole-model"],
 )
@@ -287,9 +287,10 @@ def test_real_images_are_the_training_images(task, again, job):
     data = Path(job.runner.cfg.test_dataloader.dataset.data_root)
     dataset = real_dataset(shrunken(task, data.parent))
     real = {"type": "psaq_mm.RealImagesLoop", "images": IMAGES, "image_size": SIZE, "dataset": dataset}
-    runner = again({"dfq.images": {**real, **DELETE}, "dfq.cycle.cycles": 0}).runner
+    runner = again({"dfq.generate": {**real, **DELETE}, "dfq.distill.cycles": 0}).runner
     runner.prepare()
-    images = runner.stages["images"].run().images
+    runner.stages["generate"].run()
+    images = runner.pool.images
     assert images.shape == (IMAGES, 3, SIZE, SIZE)
     root = Path(dataset["data_root"])
     folder = root / "images" / "training" if "data_prefix" in dataset else root / "train"
@@ -301,7 +302,7 @@ def test_real_images_are_the_training_images(task, again, job):
 
 
 def test_missing_images_skip_the_evaluation(again):
-    job = again({"test_dataloader.dataset.data_root": "/proc/none", "dfq.cycle.cycles": 0})
+    job = again({"test_dataloader.dataset.data_root": "/proc/none", "dfq.distill.cycles": 0})
     said = []
     job.say = said.append
     results = job.run()

@@ -60,7 +60,7 @@ def test_tokens_without_gradient_are_an_error(recipe):
     from psaq_mm.engine import DFQRunner
     from psaq_mm.errors import PSAQError
 
-    runner = DFQRunner.from_cfg(recipe({"dfq.cycle.cycles": 0}))
+    runner = DFQRunner.from_cfg(recipe({"dfq.distill.cycles": 0}))
     runner.prepare()
     block = runner.teacher.backbone.stages[1].blocks[0]
     forward = block.forward

@@ -43,7 +43,7 @@ def test_the_converted_file_holds_the_hosts_weights_and_what_is_plain(convert, r
 
 
 def test_the_quantizer_names_the_tool_and_takes_what_it_made(convert, run_dfq, released, tmp_path):
-    options = {"dfq.cycle.cycles": 0}
+    options = {"dfq.distill.cycles": 0}
     outcome = run_dfq(options, "--checkpoint", str(released))
     assert outcome.code == 1
     assert f"python tools/convert_swin.py {released} OUT" in outcome.err and outcome.err.count("\n") == 1

@@ -78,7 +78,7 @@ def test_from_recipe_to_figures(run_dfq, tmp_path, finished):
 
 def test_without_the_data_the_artifact_is_delivered(run_dfq, tmp_path):
     missing = {"type": "CocoDataset", "data_root": "/proc/none/", "ann_file": "val.json", "_delete_": True}
-    outcome = run_dfq({"test_dataloader.dataset": missing, "dfq.cycle.cycles": 0})
+    outcome = run_dfq({"test_dataloader.dataset": missing, "dfq.distill.cycles": 0})
     assert outcome.code == 0, outcome.err
     assert " ".join(outcome.out.split()).count("evaluation skipped: /proc/none/val.json is not there") == 2
     assert (tmp_path / "work" / "quantized.pth").exists() and (tmp_path / "work" / "quantized.py").exists()
@@ -89,7 +89,7 @@ def test_without_the_data_the_artifact_is_delivered(run_dfq, tmp_path):
 def test_options_of_the_command_line(run_dfq, recipe, tmp_path, tiny_checkpoint):
     recipe({"load_from": "nowhere.pth"}).dump(tmp_path / "recipe.py")
     arguments = ["--checkpoint", str(tiny_checkpoint), "--work-dir", str(tmp_path / "other")]
-    options = ["--cfg-options", "dfq.quantization.weight_bits=4", "dfq.cycle.cycles=0", "dfq.arm=psaq-calib"]
+    options = ["--cfg-options", "dfq.quantization.weight_bits=4", "dfq.distill.cycles=0", "dfq.arm=psaq-calib"]
     outcome = run_dfq(None, *arguments, *options, config=tmp_path / "recipe.py")
     assert outcome.code == 0, outcome.err
     row = json.loads((tmp_path / "other" / "results.json").read_text())["rows"][1]
@@ -100,7 +100,7 @@ def test_options_of_the_command_line(run_dfq, recipe, tmp_path, tiny_checkpoint)
 def test_resume_goes_on(run_dfq, tmp_path, finished, monkeypatch):
     """Both rows are made again, the student is not."""
     assert run_dfq().code == 0
-    monkeypatch.setattr("psaq_mm.distillation.image_generator.ImageGenerator.optimise", None)
+    monkeypatch.setattr("psaq_mm.distillation.ImageGenerator.optimize", None)
     outcome = run_dfq(None, "--resume")
     assert outcome.code == 0, outcome.err
     assert equal(state_of(tmp_path / "work"), state_of(finished.runner.folder))
@@ -162,7 +162,7 @@ def test_a_stopped_process_leaves_no_half_files_and_resumes(written, tmp_path, f
 def test_four_kills_change_no_bit_and_no_figure(written, tmp_path):
     """Each a while after the run has come further than at the kill before."""
     # Of some ten seconds, so that four kills fall into it on a fast machine too.
-    longer = {"dfq.images.steps": 50, "dfq.images.generator.save_interval": 2, "dfq.cycle.cycles": 20}
+    longer = {"dfq.generate.steps": 50, "dfq.generate.generator.save_interval": 2, "dfq.distill.cycles": 20}
     config, chance = written(longer), random.Random(0)
     folders = [tmp_path / "whole", tmp_path / "killed"]
     assert run(config, "--work-dir", str(folders[0])).returncode == 0
@@ -239,7 +239,7 @@ def test_two_processes_finish_and_agree(two_processes, tmp_path):
 
 @pytest.mark.full
 def test_a_process_that_dies_ends_the_others_and_all_resume(two_processes, tmp_path):
-    arguments, launcher = two_processes({"dfq.cycle.cycles": 6})
+    arguments, launcher = two_processes({"dfq.distill.cycles": 6})
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run(*arguments, "--work-dir", str(whole), launcher=launcher)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -5,19 +5,16 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...registry import HOOKS
-
-if TYPE_CHECKING:
-    from ..runner import DFQRunner
-
 
 # What a teacher of some weights said of an image: the rows of an ablation ask it all the same questions.
 KNOWN: dict[tuple[str, str | None], Tensor] = {}
@@ -42,7 +39,7 @@ class AgreementHook(Hook):
     def __init__(self) -> None:
         self.teacher = ""
 
-    def before_test_epoch(self, runner: DFQRunner) -> None:
+    def before_test_epoch(self, runner: Runner) -> None:
         """Start counting."""
         # images, those that agree, sum of the divergences
         self.sums = torch.zeros(3, dtype=torch.float64)
@@ -50,7 +47,7 @@ class AgreementHook(Hook):
     @torch.no_grad()
     def after_test_iter(
         self,
-        runner: DFQRunner,
+        runner: Runner,
         batch_idx: int,
         data_batch: dict[str, Any] | None = None,
         outputs: Sequence[Any] | None = None,
@@ -66,7 +63,7 @@ class AgreementHook(Hook):
         agrees = (p.argmax(1) == q.argmax(1)).sum()
         self.sums += torch.stack([torch.tensor(len(p)), agrees, divergence.sum()]).double()
 
-    def teacher_scores(self, runner: DFQRunner, batch: dict[str, Any], names: Sequence[str | None]) -> Tensor:
+    def teacher_scores(self, runner: Runner, batch: dict[str, Any], names: Sequence[str | None]) -> Tensor:
         """The teacher's scores; an image that it has seen in another run of this process is not shown again."""
         if not self.teacher:
             self.teacher = fingerprint(runner.teacher)
@@ -79,7 +76,7 @@ class AgreementHook(Hook):
             KNOWN.update(zip(keys, rows, strict=True))
         return torch.stack([KNOWN[key] for key in keys])
 
-    def after_test_epoch(self, runner: DFQRunner, metrics: dict[str, float] | None = None) -> None:
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Add the figures of all processes."""
         all_reduce(self.sums)
         images, agreed, divergence = self.sums.tolist()

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ...registry import HOOKS
 
-if TYPE_CHECKING:
-    from ..runner import DFQRunner
-
 TITLES = {
     "generate": "generating images",
     "calibrate": "calibrating",
-    "distil": "teacher-student cycle",
+    "distill": "teacher-student cycle",
     "evaluate": "evaluating",
 }
 
@@ -37,7 +35,7 @@ class ProgressHook(Hook):
         self._bar: Progress | None = None
         self._stage, self._total, self._start, self._said = "", 0, 0.0, 0.0
 
-    def before_stage(self, runner: DFQRunner, stage: str, total: int) -> None:
+    def before_stage(self, runner: Runner, stage: str, total: int) -> None:
         """Open the bar."""
         self._close()
         self._stage, self._total = stage, total
@@ -57,7 +55,7 @@ class ProgressHook(Hook):
             self._bar.add_task(TITLES.get(stage, stage), total=total, rate="")
             self._bar.start()
 
-    def after_stage_step(self, runner: DFQRunner, stage: str, step: int) -> None:
+    def after_stage_step(self, runner: Runner, stage: str, step: int) -> None:
         """Move it."""
         now = time.monotonic()
         rate = step / max(now - self._start, 1e-6)
@@ -69,7 +67,7 @@ class ProgressHook(Hook):
             left = (self._total - step) / max(rate, 1e-6)
             self.console.print(f"  {TITLES.get(stage, stage)}: {step}/{self._total}, {shown}, {left:.0f} s left")
 
-    def after_stage(self, runner: DFQRunner, stage: str, **_: Any) -> None:
+    def after_stage(self, runner: Runner, stage: str, **_: Any) -> None:
         """Close it and say how long it took."""
         if self._start and stage == self._stage and is_main_process() and runner.shows_progress:
             self._close()
@@ -77,19 +75,19 @@ class ProgressHook(Hook):
             self.console.print(f"  {TITLES.get(stage, stage)}: {self._total} steps in {seconds:.0f} s")
         self._start = 0.0
 
-    def before_test(self, runner: DFQRunner) -> None:
+    def before_test(self, runner: Runner) -> None:
         """The evaluation's bar."""
         self.before_stage(runner, "evaluate", len(runner.test_dataloader))
 
-    def after_test_iter(self, runner: DFQRunner, batch_idx: int, **_: Any) -> None:
+    def after_test_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
         """One batch of the evaluation is done."""
         self.after_stage_step(runner, "evaluate", batch_idx + 1)
 
-    def after_test(self, runner: DFQRunner) -> None:
+    def after_test(self, runner: Runner) -> None:
         """The evaluation is over."""
         self.after_stage(runner, "evaluate")
 
-    def after_run(self, runner: DFQRunner) -> None:
+    def after_run(self, runner: Runner) -> None:
         """Leave the terminal as it was."""
         self._close()
 

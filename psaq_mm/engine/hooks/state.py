@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmengine.dist import barrier
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from ...registry import HOOKS
-
-if TYPE_CHECKING:
-    from ..runner import DFQRunner
 
 
 @HOOKS.register_module()
@@ -26,17 +24,16 @@ class StateHook(Hook):
     def __init__(self, interval: int = 1) -> None:
         self.interval = interval
 
-    def after_stage(self, runner: DFQRunner, stage: str, **_: Any) -> None:
+    def after_stage(self, runner: Runner, stage: str, **_: Any) -> None:
         """Save once a stage is done."""
-        runner.state["done"] = [*runner.state.get("done", []), stage]
         self.save(runner)
 
-    def after_cycle(self, runner: DFQRunner, cycle: int, **_: Any) -> None:
+    def after_cycle(self, runner: Runner, cycle: int, **_: Any) -> None:
         """Save after a cycle."""
         if cycle % self.interval == 0:
             self.save(runner)
 
-    def save(self, runner: DFQRunner) -> None:
+    def save(self, runner: Runner) -> None:
         """Save in every process before any goes on."""
-        runner.save_state()
+        runner.state.save()
         barrier()

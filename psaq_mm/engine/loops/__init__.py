@@ -1,8 +1,8 @@
-"""The stages of a run, as mmengine loops."""
+"""The stages of a run: generate, calibrate, distill."""
 
 from .calibrate import CalibrateLoop
-from .cycle import CycleLoop
+from .distill import DistillLoop
 from .generate import GenerateLoop, NoiseLoop
 from .real import RealImagesLoop
 
-__all__ = ["CalibrateLoop", "CycleLoop", "GenerateLoop", "NoiseLoop", "RealImagesLoop"]
+__all__ = ["CalibrateLoop", "DistillLoop", "GenerateLoop", "NoiseLoop", "RealImagesLoop"]

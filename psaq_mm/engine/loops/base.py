@@ -1,67 +1,58 @@
-"""What the stages share."""
+"""What the stages of a run share: they adapt the algorithm of :mod:`psaq_mm.distillation` to mmengine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object
-from mmengine.runner import BaseLoop
+from mmengine.dist import all_gather_object, all_reduce, all_reduce_params, get_rank, get_world_size
+from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
-from ...distillation.image_generator import ImageGenerator
+from ...distillation import Events, ImageGenerator, ImageSource, Processes
 from ...errors import UsageError
-from ...generation import SamplePool, initial_images
-from ...models import pixel_units, try_image_size
-
-if TYPE_CHECKING:
-    from ..runner import DFQRunner
+from ...models import try_image_size
+from ..run_state import RunState
 
 
-class StageLoop(BaseLoop):
-    """A stage of the run. Stages touch no data set, so there is no dataloader.
+class DistributedProcesses(Processes):
+    """The processes of mmengine's launcher."""
 
-    Args:
-        runner: The runner, which holds teacher, student and pool.
-    """
+    def __init__(self) -> None:
+        self.rank, self.size = get_rank(), get_world_size()
 
-    runner: DFQRunner
+    def average(self, gradients: list[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes, in place."""
+        all_reduce_params(gradients, op="mean")
 
-    def __init__(self, runner: DFQRunner) -> None:
-        super().__init__(runner, dataloader=None)
+    def sum(self, value: Tensor) -> None:
+        """Replace a tensor by its sum over the processes, in place."""
+        all_reduce(value)
 
-    def image_generator(self, options: dict[str, Any] | None) -> ImageGenerator:
-        """A generator that draws from the run's own stream; its options as the recipe names them."""
-        runner = self.runner
-        return ImageGenerator(
-            runner.teacher, runner.generator, runner.seed or 0, runner.logger.warning, **(options or {})
-        )
-
-    def new_images(self, count: int, size: tuple[int, int], start: str) -> Tensor:
-        """Images to start from, as the network gets them, ``(count, channels, H, W)``."""
-        units = pixel_units(self.runner.teacher)
-        drawn = initial_images(count, size, units.lower, units.upper, self.runner.generator, start)
-        return units.to_network(drawn)
-
-    def gather(self, parts: list[Tensor]) -> Tensor:
-        """All processes' images, in the order of their ranks."""
-        own = [part.detach().cpu() for part in parts]
+    def gather(self, images: list[Tensor]) -> Tensor:
+        """All processes' images on the CPU, in the order of their ranks."""
+        own = [part.detach().cpu() for part in images]
         # As objects: processes may hold different numbers of images.
         return torch.cat([part for one in all_gather_object(own) for part in one])
 
-    def announce(self, stage: str, total: int) -> None:
-        """Tell the hooks that a stage of so many steps begins."""
+
+class HookEvents(Events):
+    """Passes the progress of a stage to the runner's hooks, and ends the run where the process was asked to.
+
+    Args:
+        runner: A :class:`psaq_mm.engine.runner.DFQRunner`.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+
+    def begin(self, stage: str, total: int) -> None:
+        """A stage of ``total`` steps begins."""
         self.runner.call_hook("before_stage", stage=stage, total=total)
 
-    def advance(self, stage: str, step: int, save: Callable[[], None] | None = None, due: bool = False) -> None:
-        """Tell the hooks that a step of the stage is done, and end here if the process was asked to.
-
-        Args:
-            stage: Its name.
-            step: Which step is done.
-            save: Saves the state as it is after this step, for stages that can go on from it.
-            due: Whether the state is saved in any case; else only where the process was asked to end.
+    def step(self, stage: str, step: int, save: Callable[[], None] | None = None, due: bool = False) -> None:
+        """A step is done; the state is saved where it is due or the process was asked to end.
 
         Raises:
             Terminated: The process was asked to end.
@@ -73,12 +64,44 @@ class StageLoop(BaseLoop):
             save()
         self.runner.termination.check()
 
+    def cycle(self, cycle: int, cycles: int, terms: dict[str, float]) -> None:
+        """A teacher-student cycle is done."""
+        self.runner.call_hook("after_cycle", cycle=cycle, cycles=cycles, terms=terms)
+
+    def save(self) -> None:
+        """Save the state of the run."""
+        self.runner.state.save()
+
+    def warn(self, message: str) -> None:
+        """Write a warning to the log."""
+        self.runner.logger.warning(message)
+
+
+class StageLoop(BaseLoop):
+    """A stage of the run. Stages read no data set, so there is no dataloader.
+
+    Args:
+        runner: A :class:`psaq_mm.engine.runner.DFQRunner`; its ``state`` holds teacher, student and pool.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner, dataloader=None)
+        self.state: RunState = runner.state
+        self.events = HookEvents(runner)
+        self.processes = DistributedProcesses()
+        self.source = ImageSource(self.state.teacher, self.state.generator)
+
+    def image_generator(self, options: dict[str, Any] | None) -> ImageGenerator:
+        """A generator that draws from the run's random numbers, with the options of the recipe."""
+        state = self.state
+        return ImageGenerator(state.teacher, state.generator, state.seed, self.events.warn, **(options or {}))
+
 
 def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """Both sides of images, of which one number may be given.
 
     Raises:
-        UsageError: They are no one or two positive numbers.
+        UsageError: They are not one or two positive numbers.
     """
     sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
@@ -87,7 +110,7 @@ def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 class FillLoop(StageLoop):
-    """A stage that fills the runner's pool with images.
+    """A stage that fills the pool with images.
 
     Args:
         runner: The runner.
@@ -98,13 +121,12 @@ class FillLoop(StageLoop):
         UsageError: The backbone does not take images of this size.
     """
 
-    def __init__(self, runner: DFQRunner, images: int = 32, image_size: int | tuple[int, int] = 224) -> None:
+    def __init__(self, runner: Runner, images: int = 32, image_size: int | tuple[int, int] = 224) -> None:
         super().__init__(runner)
         self.images = images
         self.image_size = height_and_width(image_size)
-        try_image_size(runner.teacher, self.image_size)
+        try_image_size(self.state.teacher.model, self.image_size)
 
-    def fill(self, images: Tensor) -> SamplePool:
-        """Put the images into the runner's pool."""
-        self.runner.pool.add(images.detach().cpu(), tag="first")
-        return self.runner.pool
+    def fill(self, images: Tensor) -> None:
+        """Put the images into the pool."""
+        self.state.pool.add(images.detach().cpu(), tag="first")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import PSAQError
-from ...generation import SamplePool
 from ...registry import LOOPS
 from ..dataset_checks import build_dataset, missing_path
 from .base import FillLoop
-
-if TYPE_CHECKING:
-    from ..runner import DFQRunner
 
 
 @LOOPS.register_module()
@@ -30,7 +27,7 @@ class RealImagesLoop(FillLoop):
     """
 
     def __init__(
-        self, runner: DFQRunner, dataset: dict[str, Any], images: int = 32, image_size: int | tuple[int, int] = 224
+        self, runner: Runner, dataset: dict[str, Any], images: int = 32, image_size: int | tuple[int, int] = 224
     ) -> None:
         super().__init__(runner, images, image_size)
         try:
@@ -42,21 +39,21 @@ class RealImagesLoop(FillLoop):
         if len(self.dataset) < images:
             raise PSAQError(f"{images} real images were asked for, the data set has {len(self.dataset)}: ask for fewer")
 
-    def run(self) -> SamplePool:
+    def run(self) -> None:
         """Fill the pool with random crops of randomly chosen images."""
-        order = torch.randperm(len(self.dataset), generator=self.runner.generator)[: self.images]
-        preprocess = self.runner.teacher.data_preprocessor
+        order = torch.randperm(len(self.dataset), generator=self.state.generator)[: self.images]
+        preprocess = self.state.teacher.model.data_preprocessor
         crops = []
         for index in order.tolist():
             packed = self.dataset[index]
             batch = preprocess({"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}, False)
             crops.append(self._crop(batch["inputs"].cpu()))
-        return self.fill(torch.cat(crops))
+        self.fill(torch.cat(crops))
 
     def _crop(self, image: Tensor) -> Tensor:
         height, width = self.image_size
         missing = max(0, height - image.shape[-2]), max(0, width - image.shape[-1])
         image = F.pad(image, (0, missing[1], 0, missing[0]))
         spare = image.shape[-2] - height, image.shape[-1] - width
-        top, left = (int(torch.randint(s + 1, (1,), generator=self.runner.generator)) for s in spare)
+        top, left = (int(torch.randint(s + 1, (1,), generator=self.state.generator)) for s in spare)
         return image[..., top : top + height, left : left + width]

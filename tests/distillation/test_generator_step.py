@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from psaq_mm.distillation.image_generator import Competition, ImageGenerator
+from psaq_mm.distillation import Competition, ImageGenerator
 from psaq_mm.engine import DFQRunner
 from psaq_mm.generation import FeatureDistance
 from psaq_mm.models import backbone_outputs
@@ -44,14 +44,14 @@ class Passes:
 def test_passes_of_a_step(runner, amp, competition):
     """One of the teacher for all terms, none of the student without competition; bfloat16 where no student is near."""
     options = {"amp": amp, "gradient_every": 100, "keep_smoothness": True}
-    generator = ImageGenerator(runner.teacher, torch.Generator(), 0, pytest.fail, **options)
+    generator = ImageGenerator(runner.state.teacher, torch.Generator(), 0, pytest.fail, **options)
     images = torch.randn(2, 3, SIZE, SIZE, device=runner.device)
     distance = FeatureDistance().to(runner.device)
     with torch.no_grad():
         distance.fit(backbone_outputs(runner.teacher, images))
     teacher, student = Passes(runner.teacher), Passes(runner.student)
     rival = Competition(runner.student, backbone_outputs, distance, competition)
-    found = generator.optimise(images, 3, lambda _: None, rival)
+    found = generator.optimize(images, 3, lambda _: None, rival)
     # One more of each finds the balance of the competition.
     assert (teacher.count, student.count) == ((4, 4) if competition else (3, 0))
     assert teacher.types == {torch.bfloat16 if amp and not competition else torch.float32}

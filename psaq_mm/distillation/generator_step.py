@@ -1,4 +1,4 @@
-"""The generator step: images that minimise ``L_PSE + a L_TV - b D(teacher, student)``."""
+"""The generator step: images that minimise ``L_PSE + a L_TV - b D(teacher, student)`` (PSAQ-ViT V2, equation for G)."""
 
 from __future__ import annotations
 
@@ -9,68 +9,71 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import PSAQError
+from ..errors import NonFiniteLossError, PSAQError
 from ..generation import (
     AttentionTokens,
     FeatureDistance,
     ImagePrior,
-    NonFiniteLossError,
     PatchSimilarityEntropy,
     RollFlip,
     SampleOptimiser,
     rms_differences,
 )
-from ..models import AttentionTaps, OutputFunction, backbone_of, backbone_outputs, pixel_units
+from .networks import Outputs, Teacher
 from .recovery import Backoff, MicroBatch
+from .state import BatchState
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Competition:
-    """What images seek out: the discrepancy D of a student.
+    """The student whose discrepancy D from the teacher the images increase.
 
     Attributes:
         student: Quantized and frozen.
-        outputs: What teacher and student are compared on.
-        distance: D.
-        share: How hard; 0 for not at all. Relative: b is set so that b D's gradient has, on the images that a batch
-            starts from, this share of L_PSE's. D itself is a hundred times larger at 4 bits than at 8, so a constant b
-            would be no competition here and chaos there.
+        outputs: The outputs that teacher and student are compared on.
+        discrepancy: D.
+        share: Sets b: on the images that a batch starts from, the gradient of b D has this share of the norm of
+            L_PSE's gradient; 0 for b = 0. A constant b would not do, since D is a hundred times larger at 4 bits than
+            at 8.
     """
 
     student: nn.Module
-    outputs: OutputFunction
-    distance: FeatureDistance
+    outputs: Outputs
+    discrepancy: FeatureDistance
     share: float = 1.0
 
 
 class ImageGenerator:
-    """Optimises batches of images against the teacher, and against the student where there is a competition.
+    """Optimizes batches of images against the teacher and, with a competition, against the student.
 
     Args:
-        teacher: The float model.
-        generator: Of the views that steps look at.
-        seed: Of the smoothness that images aim at; of its own, so that a resumed run aims at the same.
-        warn: Told of steps that are skipped and of batches that are halved.
-        lr: Adam's rate on the images.
+        teacher: The full-precision network.
+        generator: Random numbers of the views (shift, flip) that each step draws.
+        seed: Of the smoothness target; it has a generator of its own, so that a resumed run draws the same target.
+        warn: Called with a message for each skipped step and each smaller micro-batch.
+        lr: Adam's learning rate on the images.
         warmup: Steps of linear warm-up; cosine decay follows.
         entropy: The keys of :class:`psaq_mm.generation.PatchSimilarityEntropy`.
         entropy_weight: The weight of L_PSE.
         prior: The keys of :class:`psaq_mm.generation.ImagePrior`.
-        keep_smoothness: Whether every image's target is the neighbour difference that it starts with, rather than
-            one drawn for all: flat images stay flat, busy ones busy.
+        keep_smoothness: Whether each image's target is the neighbour difference that it starts with, instead of one
+            target drawn for all images.
         augment: The keys of :class:`psaq_mm.generation.RollFlip`.
         amp: Whether the teacher computes in bfloat16 (autocast) in steps without a student; the entropy stays float32.
-            Against a student it never does: its own rounding would be the distance.
-        micro_batch: Images per forward pass; None takes the batch whole.
+            With a student it does not: its rounding error would be part of the discrepancy.
+        micro_batch: Images per forward pass; None for the whole batch.
         gradient_every: How often each term's gradient norm is measured, in steps.
         save_interval: How often the state is saved, in steps.
+
+    Attributes:
+        last: Terms and gradient norms of the last step, by name.
     """
 
     def __init__(
         self,
-        teacher: nn.Module,
+        teacher: Teacher,
         generator: torch.Generator,
         seed: int,
         warn: Callable[[str], None],
@@ -95,39 +98,37 @@ class ImageGenerator:
         self.augment = RollFlip(**(augment or {}))
         self.micro_batch = MicroBatch(warn, micro_batch)
         self.gradient_every, self.save_interval = gradient_every, save_interval
-        self.taps = AttentionTaps(backbone_of(teacher)[1])
+        self.taps = teacher.taps()
         self.last: dict[str, float] = {}
         self.goals: Tensor | None = None
         self.balance = 0.0
 
-    def optimise(
+    def optimize(
         self,
         images: Tensor,
         steps: int,
         after_step: Callable[[SampleOptimiser], None],
         competition: Competition | None = None,
-        resume: dict[str, Any] | None = None,
+        resume: BatchState | None = None,
     ) -> Tensor:
-        """Optimise a batch.
+        """Optimize a batch.
 
         Args:
-            images: ``(B, channels, H, W)`` to start from, as the network gets them.
+            images: ``(batch, channels, H, W)`` to start from, as the network gets them.
             steps: How many Adam steps.
-            after_step: Called with the optimiser after each step.
-            competition: The student that the images seek the weaknesses of; None for L_PSE and the prior alone.
-            resume: What :meth:`state_dict` gave, to go on from; the images to start from then only say how many.
+            after_step: Called with the optimizer after each step.
+            competition: The student and its discrepancy; None for L_PSE and the prior alone.
+            resume: A state of :meth:`state` to continue from; ``images`` then only gives the shape.
 
         Returns:
-            The optimised images, as the network gets them, detached. ``self.last`` holds the last step's terms and
-            gradient norms.
+            The optimized images, as the network gets them, detached.
 
         Raises:
-            NonFiniteLossError: A term is not finite, at ever lower learning rates.
-            PSAQError: Memory runs out with a single image.
+            NonFiniteLossError: A term is not finite in several steps in a row, at halved learning rates.
+            PSAQError: Memory runs out with a single image, or the model's outputs carry no gradient.
         """
-        units = pixel_units(self.teacher)
-        device = next(self.teacher.parameters()).device
-        optimiser = SampleOptimiser(
+        teacher, units, device = self.teacher, self.teacher.units, self.teacher.device
+        optimizer = SampleOptimiser(
             units.from_network(images.to(device)),
             units.lower.to(device),
             units.upper.to(device),
@@ -140,59 +141,59 @@ class ImageGenerator:
             log_gradients=True,
             gradient_every=self.gradient_every,
         )
-        self.goals = rms_differences(optimiser.images).mean(1) if self.keep_smoothness else None
+        self.goals = rms_differences(optimizer.images).mean(1) if self.keep_smoothness else None
         self.balance = 0.0
         if resume is not None:
-            optimiser.load_state_dict(resume["optimiser"])
-            goals, self.balance = resume["goals"], resume["balance"]
-            self.goals = None if goals is None else goals.to(device)
-            # What was found to fit: sums over other chunks would differ in their last bits.
-            self.micro_batch.size = optimiser.micro_batch
+            optimizer.load_state_dict(resume.optimizer)
+            self.goals, self.balance = resume.goals, resume.balance
+            self.goals = None if self.goals is None else self.goals.to(device)
+            # The micro-batch found before the interruption: sums over other chunks differ in the last bits.
+            self.micro_batch.size = optimizer.micro_batch
         with self.taps as taps:
 
             def loss(view: Tensor, b: float) -> dict[str, Tensor]:
                 rival = competition if b else None
-                outputs = rival.outputs if rival else backbone_outputs
+                outputs = rival.outputs if rival else teacher.outputs
                 seen = units.to_network(view)
                 with torch.autocast(view.device.type, torch.bfloat16, enabled=self.amp and not rival):
-                    reference = outputs(self.teacher, seen)
-                goal = None if self.goals is None else self.goals[optimiser.part]
-                entropy = self.entropy_of(taps.take(), optimiser.step_count)
+                    reference = outputs(teacher.model, seen)
+                goal = None if self.goals is None else self.goals[optimizer.part]
+                entropy = self.entropy_of(taps.take(), optimizer.step_count)
                 terms = {"entropy": self.entropy_weight * entropy, "prior": self.prior(view, goal)}
                 if rival:
                     found = outputs(rival.student, seen)
                     if not any(one.requires_grad for one in found):
                         raise PSAQError(without_gradient("the student's outputs"))
-                    terms["competition"] = -b * rival.distance(reference, found)
+                    terms["competition"] = -b * rival.discrepancy(reference, found)
                 return terms
 
             if competition and competition.share and resume is None:
                 share = competition.share
-                self.balance = self.with_room(optimiser, lambda: self.balanced(loss, optimiser, share))
+                self.balance = self.with_memory(optimizer, lambda: self.balanced(loss, optimizer, share))
             backoff = Backoff(self.warn)
-            while optimiser.step_count < steps:
+            while optimizer.step_count < steps:
                 try:
-                    self.last |= self.with_room(
-                        optimiser, lambda: optimiser.step(lambda view: loss(view, self.balance))
+                    self.last |= self.with_memory(
+                        optimizer, lambda: optimizer.step(lambda view: loss(view, self.balance))
                     )
                 except NonFiniteLossError as error:
                     taps.take()
                     backoff.failed(error)
-                    optimiser.lr /= 2
+                    optimizer.lr /= 2
                     continue
                 backoff.passed()
-                after_step(optimiser)
-        return units.to_network(optimiser.images.detach())
+                after_step(optimizer)
+        return units.to_network(optimizer.images.detach())
 
-    def state_dict(self, optimiser: SampleOptimiser) -> dict[str, Any]:
-        """What the rest of a batch's steps depend on: the optimiser, the images' smoothness and b."""
-        return {"optimiser": optimiser.state_dict(), "goals": self.goals, "balance": self.balance}
+    def state(self, optimizer: SampleOptimiser) -> BatchState:
+        """What the remaining steps of a batch depend on."""
+        return BatchState(optimizer.state_dict(), self.goals, self.balance)
 
     def entropy_of(self, layers: list[AttentionTokens], step: int) -> Tensor:
         """L_PSE.
 
         Raises:
-            PSAQError: A layer's tokens carry no gradient to the images, which would then not move.
+            PSAQError: A layer's tokens carry no gradient to the images, so that the loss cannot change them.
             NonFiniteLossError: It is not finite; the message names the first layer at fault.
         """
         cut = [one.layer for one in layers if not one.tokens.requires_grad]
@@ -205,8 +206,8 @@ class ImageGenerator:
             raise NonFiniteLossError(f"entropy of layer {wrong[0]}" if wrong else "entropy", step)
         return value
 
-    def with_room(self, optimiser: SampleOptimiser, call: Callable[[], T]) -> T:
-        """Make a call that passes the optimiser's images through the networks, fewer at a time if memory runs out.
+    def with_memory(self, optimizer: SampleOptimiser, call: Callable[[], T]) -> T:
+        """Make a call that passes the images through the networks, with smaller micro-batches where memory runs out.
 
         Raises:
             PSAQError: It runs out with a single image.
@@ -214,34 +215,28 @@ class ImageGenerator:
         drawn = self.generator.get_state()
 
         def attempt(size: int) -> T:
-            optimiser.micro_batch = size
+            optimizer.micro_batch = size
             return call()
 
         def undo() -> None:
             self.generator.set_state(drawn)
             self.taps.take()
 
-        return self.micro_batch.run(len(optimiser.images), attempt, undo)
+        return self.micro_batch.run(len(optimizer.images), attempt, undo)
 
-    def balanced(self, loss: Callable[..., dict[str, Tensor]], optimiser: SampleOptimiser, share: float) -> float:
-        """b, such that b D's gradient on the first chunk of images has the norm ``share * |grad L_PSE|``."""
-        optimiser.part = slice(optimiser.micro_batch)
-        view = optimiser.images[optimiser.part].detach().requires_grad_(True)
+    def balanced(self, loss: Callable[..., dict[str, Tensor]], optimizer: SampleOptimiser, share: float) -> float:
+        """The factor b for which, on the first chunk of images, ``|grad b D| = share |grad L_PSE|``."""
+        optimizer.part = slice(optimizer.micro_batch)
+        view = optimizer.images[optimizer.part].detach().requires_grad_(True)
         terms = loss(view, 1.0)
         of_entropy = torch.autograd.grad(terms["entropy"], view, retain_graph=True)[0].norm()
-        of_distance = torch.autograd.grad(terms["competition"], view)[0].norm()
-        return share * float(of_entropy / of_distance.clamp(min=1e-12))
+        of_discrepancy = torch.autograd.grad(terms["competition"], view)[0].norm()
+        return share * float(of_entropy / of_discrepancy.clamp(min=1e-12))
 
 
 def without_gradient(what: str) -> str:
-    """The message for what generation cannot move images by."""
+    """The message where a part of the loss carries no gradient to the images."""
     return (
         f"{what}, carry no gradient to the images: the model computes them under torch.no_grad, detached or with "
         "re-entrant checkpointing; switch that off in its config"
     )
-
-
-def gradient_norm(parameters: list[torch.nn.Parameter]) -> float:
-    """The L2 norm of all gradients together; parameters without a gradient count as 0."""
-    norms = [p.grad.norm() for p in parameters if p.grad is not None]
-    return float(torch.stack(norms).norm()) if norms else 0.0

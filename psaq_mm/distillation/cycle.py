@@ -1,0 +1,253 @@
+"""The teacher-student cycle of PSAQ-ViT V2: samples against the student, then the student against the teacher.
+
+Each cycle takes generator steps on a batch of images (:mod:`.generator_step`), adds them to the pool, and takes student
+steps on samples of the pool (:mod:`.student_step`)::
+
+    G:  min_x      L_PSE(x) + a L_TV(x) - b D(T(x), S(x))
+    S:  min_theta  D(T(x), S_theta(x))
+
+The pool, the balance b and the skipping of steps that are not finite are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import GenerationError
+from ..generation import FeatureDistance, RollFlip, SampleOptimiser, SamplePool
+from .generate import ImageSource
+from .generator_step import Competition, ImageGenerator
+from .networks import Events, Outputs, Processes
+from .recovery import Backoff, MicroBatch
+from .state import CyclePart, DistillState
+from .student_step import StudentTrainer, checked_rates, freeze_student, unfreeze_student
+
+STAGE = "distill"
+
+
+@dataclass(frozen=True)
+class CycleSettings:
+    """The lengths, batches and rates of the cycle.
+
+    Attributes:
+        cycles: How many; 0 leaves the student as calibration made it.
+        generator_steps: Adam steps on the images in each cycle; 0 leaves the pool as it is.
+        generator_images: Images that each cycle adds to the pool, over all processes.
+        fresh: Share of them that starts from new noise; the others start from images of the pool.
+        start: Name of the start of new images (:func:`psaq_mm.generation.initial_images`).
+        competition: Share of b D's gradient relative to L_PSE's in the generator's loss; 0 for b = 0.
+        student_steps: Adam steps on the student in each cycle.
+        batch_size: Images of a student step, in each process.
+        relative_lr: Adam's rates of ``weight``, ``bias`` and ``scale``, relative to the size of each tensor.
+        augment: The keys of :class:`psaq_mm.generation.RollFlip` for the student's images.
+        save_interval: How often the state is saved within a cycle's student steps, in steps.
+
+    Raises:
+        GenerationError: A value lies outside its range.
+    """
+
+    cycles: int = 6
+    generator_steps: int = 10
+    generator_images: int = 16
+    fresh: float = 0.5
+    start: str = "fractal"
+    competition: float = 1.0
+    student_steps: int = 10
+    batch_size: int = 8
+    relative_lr: dict[str, float] = field(default_factory=dict)
+    augment: dict[str, Any] = field(default_factory=dict)
+    save_interval: int = 50
+
+    def __post_init__(self) -> None:
+        if min(self.cycles, self.generator_steps, self.student_steps) < 0:
+            raise GenerationError("cycles, generator_steps and student_steps must not be negative")
+        if not 0 <= self.fresh <= 1:
+            raise GenerationError(f"fresh={self.fresh} is a share of the images: use 0 to 1")
+        object.__setattr__(self, "relative_lr", checked_rates(self.relative_lr))
+
+    @property
+    def steps(self) -> int:
+        """Generator and student steps of one cycle."""
+        return self.generator_steps + self.student_steps
+
+
+class TeacherStudentCycle:
+    """Lets samples and student evolve against the teacher.
+
+    Example, without a runner::
+
+        source = ImageSource(teacher, torch.Generator().manual_seed(0))
+        generator = ImageGenerator(teacher, source.generator, 0, print)
+        TeacherStudentCycle(source, student, pool, outputs, Discrepancy(), CycleSettings(), generator).run()
+
+    Args:
+        source: The teacher and the run's random numbers.
+        student: Quantized and calibrated.
+        pool: The samples so far, at least one.
+        outputs: The outputs that teacher and student are compared on.
+        discrepancy: D.
+        settings: Lengths, batches and rates.
+        generator: Takes the generator steps; None where ``settings.generator_steps`` is 0.
+        state: Updated while the cycle runs; a stopped run continues from it.
+        processes: The processes that share the run.
+        events: Receives the progress.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        student: nn.Module,
+        pool: SamplePool,
+        outputs: Outputs,
+        discrepancy: FeatureDistance,
+        settings: CycleSettings,
+        generator: ImageGenerator | None,
+        state: DistillState | None = None,
+        processes: Processes | None = None,
+        events: Events | None = None,
+    ) -> None:
+        self.source, self.student, self.pool = source, student, pool
+        self.outputs, self.discrepancy = outputs, discrepancy.to(source.teacher.device)
+        self.settings, self.generator = settings, generator
+        self.state, self.processes, self.events = state or DistillState(), processes or Processes(), events or Events()
+        self.augment = RollFlip(**settings.augment)
+        self.micro_batch = MicroBatch(self.events.warn)
+        # Each process makes its share, rounded up, of the new images too.
+        total = settings.generator_images
+        self.images = -(-total // self.processes.size)
+        self.fresh = -(-round(settings.fresh * total) // self.processes.size)
+
+    def run(self) -> nn.Module:
+        """Run the cycles that are left; the state is saved after each and within them at intervals.
+
+        Returns:
+            The student.
+
+        Raises:
+            NonFiniteLossError: Several steps in a row were not finite, at halved rates.
+            PSAQError: Memory runs out with a single image.
+        """
+        settings, state = self.settings, self.state
+        if settings.cycles == 0:
+            return self.student
+        unfreeze_student(self.student)  # a run that stopped in a generator step left it frozen
+        self.fit_discrepancy()
+        trainer = StudentTrainer(
+            self.source.teacher.model,
+            self.student,
+            self.outputs,
+            self.discrepancy,
+            settings.cycles * settings.student_steps,
+            settings.relative_lr,
+            self.micro_batch,
+            self.processes,
+        )
+        self.micro_batch.size = state.micro_batch
+        if state.optimizer is not None:
+            trainer.optimizer.load_state_dict(state.optimizer)
+        self.events.begin(STAGE, settings.cycles * settings.steps)
+        for cycle in range(state.cycle + 1, settings.cycles + 1):
+            part = state.part = state.part or CyclePart()
+            if part.terms is None:
+                part.terms, part.generator = self.improve_images(cycle, part), None
+            terms = part.terms | self.improve_student(trainer, cycle, part)
+            state.part, state.cycle = None, cycle
+            state.optimizer, state.micro_batch = trainer.optimizer.state_dict(), self.micro_batch.size
+            self.events.cycle(cycle, settings.cycles, terms)
+        state.optimizer, state.discrepancy, state.micro_batch, state.backoff = None, None, None, 1.0
+        return self.student
+
+    def fit_discrepancy(self) -> None:
+        """Measure the constants of the discrepancy on the first samples; a resumed run keeps those it had."""
+        if self.state.discrepancy is not None:
+            self.discrepancy.load_state_dict(self.state.discrepancy)
+            return
+        teacher = self.source.teacher
+        first = self.pool.first(self.settings.batch_size).to(teacher.device)
+        with torch.no_grad():
+            self.discrepancy.fit(self.outputs(teacher.model, first))
+        self.state.discrepancy = self.discrepancy.state_dict()
+
+    def improve_images(self, cycle: int, part: CyclePart) -> dict[str, float]:
+        """The generator steps of a cycle, against the frozen student; the images are added to the pool.
+
+        Args:
+            cycle: Number of the cycle, from 1.
+            part: Progress within it; its ``generator`` is kept up to date.
+
+        Returns:
+            Terms and gradient norms of the last step.
+        """
+        generator, settings = self.generator, self.settings
+        if generator is None:
+            return {}
+        offset = (cycle - 1) * settings.steps
+        start = self.starting_images() if part.generator is None else part.generator.optimizer["images"]
+
+        def after_step(optimizer: SampleOptimiser) -> None:
+            def save() -> None:
+                part.generator = generator.state(optimizer)
+                self.events.save()
+
+            step = optimizer.step_count
+            self.events.step(STAGE, offset + step, save, due=step % generator.save_interval == 0)
+
+        freeze_student(self.student)
+        competition = Competition(self.student, self.outputs, self.discrepancy, settings.competition)
+        images = generator.optimize(start, settings.generator_steps, after_step, competition, part.generator)
+        unfreeze_student(self.student)
+        self.pool.add(self.processes.gather([images]), tag=f"cycle {cycle}")
+        return {f"generator/{name}": value for name, value in generator.last.items()}
+
+    def starting_images(self) -> Tensor:
+        """The images that a cycle's generator steps start from: new ones, and samples of the pool."""
+        parts = []
+        if self.fresh:
+            parts.append(self.source.images(self.fresh, self.pool.image_size, self.settings.start))
+        if self.fresh < self.images:
+            parts.append(self.pool.sample(self.images - self.fresh, self.source.generator, newest=0.0))
+        return torch.cat(parts)
+
+    def improve_student(self, trainer: StudentTrainer, cycle: int, part: CyclePart) -> dict[str, float]:
+        """The student steps of a cycle.
+
+        Args:
+            trainer: Takes the steps.
+            cycle: Number of the cycle, from 1.
+            part: Progress within it; its ``step`` and ``losses`` are kept up to date.
+
+        Returns:
+            The mean discrepancy and the gradient norm of the last step.
+        """
+        settings, state, generator = self.settings, self.state, self.source.generator
+        before = (cycle - 1) * settings.student_steps
+        offset = (cycle - 1) * settings.steps + settings.generator_steps
+        backoff = Backoff(self.events.warn, state.backoff)
+
+        def save() -> None:
+            state.optimizer, state.micro_batch = trainer.optimizer.state_dict(), self.micro_batch.size
+            self.events.save()
+
+        # Several processes need not be at the same step, so they save only in generator steps and after a cycle.
+        saves: Callable[[], None] | None = save if self.processes.size == 1 else None
+        while part.step < settings.student_steps:
+            images = self.pool.sample(settings.batch_size, generator).to(self.source.teacher.device)
+            images = self.augment(images, generator)
+            loss = trainer.step(images, before + part.step, backoff)
+            state.backoff = backoff.scale
+            if loss is None:
+                continue
+            part.losses.append(loss)
+            part.step += 1
+            self.events.step(STAGE, offset + part.step, saves, due=part.step % settings.save_interval == 0)
+        if not part.losses:
+            return {}
+        return {
+            "student/discrepancy": sum(part.losses) / len(part.losses),
+            "student/discrepancy_grad": trainer.norm,
+        }

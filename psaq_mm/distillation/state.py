@@ -1,0 +1,102 @@
+"""The state of the stages: what a stopped run continues from, as typed values.
+
+``as_dict`` and ``from_dict`` convert to and from plain dictionaries of tensors and numbers, which
+``torch.load(weights_only=True)`` reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass
+class BatchState:
+    """A batch of images in the middle of its optimization.
+
+    Attributes:
+        optimizer: State of the images' Adam, the images included.
+        goals: Smoothness target of each image, or None.
+        balance: The factor b of the discrepancy.
+    """
+
+    optimizer: dict[str, Any]
+    goals: Tensor | None
+    balance: float
+
+
+@dataclass
+class GenerateState:
+    """Progress of the stage ``generate``.
+
+    Attributes:
+        done: Names of the finished images, a list for each batch.
+        batch: The batch that is being optimized, or None between batches.
+    """
+
+    done: list[list[str]] = field(default_factory=list)
+    batch: BatchState | None = None
+
+
+@dataclass
+class CyclePart:
+    """Progress within one teacher-student cycle.
+
+    Attributes:
+        generator: The images that are being optimized, or None before and after.
+        terms: Loss terms of the finished generator steps; None while they are not finished.
+        step: Student steps done.
+        losses: Their discrepancies.
+    """
+
+    generator: BatchState | None = None
+    terms: dict[str, float] | None = None
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+@dataclass
+class DistillState:
+    """Progress of the stage ``distill``.
+
+    Attributes:
+        cycle: Cycles done.
+        part: Progress within the next one, or None.
+        optimizer: State of the student's Adam, or None before the first step.
+        micro_batch: Images that pass through the networks together; None for a whole batch.
+        discrepancy: Constants of the discrepancy, measured on the first samples.
+        backoff: Factor on the student's learning rates after skipped steps.
+    """
+
+    cycle: int = 0
+    part: CyclePart | None = None
+    optimizer: dict[str, Any] | None = None
+    micro_batch: int | None = None
+    discrepancy: dict[str, Any] | None = None
+    backoff: float = 1.0
+
+
+NESTED: dict[tuple[type, str], type] = {
+    (GenerateState, "batch"): BatchState,
+    (CyclePart, "generator"): BatchState,
+    (DistillState, "part"): CyclePart,
+}
+
+
+def as_dict(state: Any) -> dict[str, Any]:
+    """A state as nested dictionaries that share its tensors."""
+    values = {one.name: getattr(state, one.name) for one in fields(state)}
+    return {name: as_dict(value) if is_dataclass(value) else value for name, value in values.items()}
+
+
+def from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
+    """The inverse of :func:`as_dict` for a state of class ``kind``."""
+    nested = {name: inner for (outer, name), inner in NESTED.items() if outer is kind}
+    return kind(
+        **{
+            name: from_dict(nested[name], value) if name in nested and value is not None else value
+            for name, value in values.items()
+        }
+    )

@@ -1,0 +1,138 @@
+"""The student step: weights and activation ranges that minimise ``D(teacher(x), student(x))`` on samples x."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import GenerationError, NonFiniteLossError
+from ..generation import FeatureDistance
+from ..quantization import freeze, relative_groups, trainable_groups, unfreeze
+from .networks import Outputs, Processes
+from .recovery import Backoff, MicroBatch
+
+RATES = {"weight": 3e-3, "bias": 5e-4, "scale": 1e-3}
+
+
+class StudentTrainer:
+    """Adam on the student's quantized weights, biases and activation ranges.
+
+    One step on a batch: ``theta <- theta - Adam(grad_theta D(T(x), S_theta(x)))``. Learning rates are relative to the
+    size of what they change (:func:`psaq_mm.quantization.relative_groups`) and follow ``(1 + cos(pi t / total)) / 2``.
+    A step whose discrepancy or gradient is not finite is skipped and halves the rates; several in a row are an error.
+
+    Args:
+        teacher: The full-precision network.
+        student: The quantized one, calibrated.
+        outputs: The outputs that both are compared on.
+        discrepancy: D.
+        total: Student steps of the whole run, for the schedule.
+        relative_lr: Rates of ``weight``, ``bias`` and ``scale``; what is missing is taken from :data:`RATES`.
+        micro_batch: How many images pass together.
+        processes: Whose gradients are averaged.
+
+    Raises:
+        GenerationError: ``relative_lr`` has an unknown key.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        outputs: Outputs,
+        discrepancy: FeatureDistance,
+        total: int,
+        relative_lr: dict[str, float] | None = None,
+        micro_batch: MicroBatch | None = None,
+        processes: Processes | None = None,
+    ) -> None:
+        self.teacher, self.student, self.outputs, self.discrepancy = teacher, student, outputs, discrepancy
+        self.total, self.processes = total, processes or Processes()
+        groups = relative_groups(student, checked_rates(relative_lr))
+        self.optimizer = torch.optim.Adam([{**group, "base_lr": group["lr"]} for group in groups])
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.micro_batch = micro_batch or MicroBatch(lambda _: None)
+        self.norm = 0.0
+
+    def step(self, images: Tensor, number: int, backoff: Backoff) -> float | None:
+        """Take one step.
+
+        Args:
+            images: ``(batch, channels, H, W)``, as the networks get them.
+            number: Student steps taken before, in the whole run.
+            backoff: Counts skipped steps and scales the rates.
+
+        Returns:
+            The discrepancy before the step; None where the step was skipped.
+
+        Raises:
+            NonFiniteLossError: Too many steps in a row were not finite; the student keeps its last weights.
+        """
+        decay = 0.5 * (1 + math.cos(math.pi * (number / self.total)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * decay * backoff.scale
+        loss = self.micro_batch.run(len(images), partial(self.differentiate, images))
+        # Averaged before the check, so that all processes skip a step or none does.
+        self.processes.average([p.grad for p in self.parameters if p.grad is not None])
+        self.norm, value = gradient_norm(self.parameters), loss.clone()
+        self.processes.sum(value)
+        if not math.isfinite(self.norm) or not torch.isfinite(value):
+            term = "gradient of the student discrepancy" if torch.isfinite(value) else "student discrepancy"
+            backoff.failed(NonFiniteLossError(term, number + 1))
+            return None
+        backoff.passed()
+        self.optimizer.step()
+        return float(loss)
+
+    def differentiate(self, images: Tensor, size: int) -> Tensor:
+        """The discrepancy on a batch, and its gradient on the student's parameters; ``size`` images at a time."""
+        total = torch.zeros((), device=images.device)
+        self.optimizer.zero_grad()
+        for part in images.split(size):
+            with torch.no_grad():
+                reference = self.outputs(self.teacher, part)
+            loss = len(part) / len(images) * self.discrepancy(reference, self.outputs(self.student, part))
+            loss.backward()
+            total += loss.detach()
+        return total
+
+
+def checked_rates(rates: dict[str, float] | None) -> dict[str, float]:
+    """The rates with the defaults of those that are not given.
+
+    Raises:
+        GenerationError: A key is unknown.
+    """
+    unknown = sorted(set(rates or {}) - set(RATES))
+    if unknown:
+        raise GenerationError(f"relative_lr has unknown keys {', '.join(unknown)}: known are {', '.join(RATES)}")
+    return {**RATES, **(rates or {})}
+
+
+def freeze_student(student: nn.Module) -> None:
+    """Fix the student for generator steps: cached quantized weights, no gradients on its parameters."""
+    freeze(student)
+    student.requires_grad_(False)
+
+
+def unfreeze_student(student: nn.Module) -> None:
+    """Let student steps train the student again."""
+    student.requires_grad_(True)
+    unfreeze(student)
+    train_only_quantized(student)
+
+
+def train_only_quantized(student: nn.Module) -> None:
+    """Let gradients reach weights and biases of quantized layers and activation ranges, and nothing else."""
+    trained = {id(p) for group in trainable_groups(student).values() for p in group}
+    for parameter in student.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
+
+
+def gradient_norm(parameters: list[nn.Parameter]) -> float:
+    """The L2 norm of all gradients together; parameters without a gradient count as 0."""
+    norms = [p.grad.norm() for p in parameters if p.grad is not None]
+    return float(torch.stack(norms).norm()) if norms else 0.0

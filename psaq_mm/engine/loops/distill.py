@@ -1,0 +1,70 @@
+"""The teacher-student cycle as a stage of the run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.runner import Runner
+from torch import nn
+
+from ...distillation import CycleSettings, TeacherStudentCycle
+from ...errors import UsageError
+from ...generation import FeatureDistance
+from ...models import output_function
+from ...registry import LOOPS
+from .base import StageLoop
+
+
+@LOOPS.register_module(name=["DistillLoop", "CycleLoop"])  # CycleLoop: its name until version 0.1
+class DistillLoop(StageLoop):
+    """Let samples and student evolve (:class:`psaq_mm.distillation.TeacherStudentCycle`).
+
+    Args:
+        runner: The runner.
+        generator: The keys of :class:`psaq_mm.distillation.ImageGenerator`.
+        discrepancy: The keys of :class:`psaq_mm.generation.FeatureDistance`.
+        distill_on: The outputs that are compared: ``'backbone'``, ``'blocks'``, ``'neck'`` or ``'logits'``.
+        lr: Refused: the rates of weights and biases were absolute under this name.
+        **settings: The fields of :class:`psaq_mm.distillation.CycleSettings`.
+
+    Raises:
+        UsageError: ``lr`` is given.
+        GenerationError: A setting is not valid.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        generator: dict[str, Any] | None = None,
+        discrepancy: dict[str, Any] | None = None,
+        distill_on: str = "backbone",
+        lr: dict[str, float] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(runner)
+        if lr is not None:
+            raise UsageError(
+                "dfq.distill.lr is now relative_lr, relative to the size of each tensor: multiply its rate of weights "
+                "by 30 and that of biases by 5, leave that of scales"
+            )
+        self.settings = CycleSettings(**settings)
+        self.generator = self.image_generator(generator) if self.settings.generator_steps else None
+        self.discrepancy = FeatureDistance(**(discrepancy or {}))
+        self.outputs = output_function(distill_on, self.state.teacher.model)
+        self.cycle: TeacherStudentCycle | None = None
+
+    def run(self) -> nn.Module:
+        """Run what is left of the cycles."""
+        self.cycle = TeacherStudentCycle(
+            self.source,
+            self.state.student,
+            self.state.pool,
+            self.outputs,
+            self.discrepancy,
+            self.settings,
+            self.generator,
+            self.state.distill,
+            self.processes,
+            self.events,
+        )
+        return self.cycle.run()
