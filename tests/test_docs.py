@@ -21,8 +21,41 @@ DEPLOYMENT = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"```(bash|python)\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)(?:#[\w-]+)?\)")
 NAMED = re.compile(r"`((?:psaq_mm|tools|configs|dev|benchmarks|docs|examples|tests|requirements)/[\w./-]+\.\w+)`")
-# Written on the page by its own example.
+PART = re.compile(r"(overrides|by_bits|generate|calibrate|distill)=")
+# Names files that its own examples write.
 EXAMPLES = "extending.md"
+# Each class of the extending page by its name, after the page's own programs.
+USE = """
+from psaq_mm.generation import PatchSimilarityEntropy, initial_images
+from psaq_mm.generation import Discrepancy
+from psaq_mm.quantization.rounding import make_rounding
+
+quantized = quantize_model(MyViT().eval(), policy)
+with calibrating(quantized), torch.no_grad():
+    quantized(images)
+before = quantized.blocks[0].attn.to_qkv.weight.clone()
+make_rounding("stochastic").apply(quantized)
+moved = (quantized.blocks[0].attn.to_qkv.weight - before).abs()
+scale = quantized.blocks[0].attn.to_qkv.weight_quantizer.scale.view(-1, 1)
+assert 0 < float((moved / scale).max()) <= 1.001
+(row,) = {q.spec.observer for m in quantized.modules() if (q := getattr(m, "input_quantizer", None))}
+assert row == "deviation"
+
+taps_model = MyViT()
+with AttentionTaps(taps_model) as taps:
+    taps_model(images.requires_grad_())
+    loss = PatchSimilarityEntropy(variant="spread")(taps.take())
+loss.backward()
+assert loss < 0 and images.grad.abs().sum() > 0
+
+discrepancy = Discrepancy(form="mse")
+discrepancy.fit([torch.full((1, 2), 2.0)])
+assert float(discrepancy([torch.tensor([[2.0, -2.0]])], [torch.tensor([[1.0, -2.0]])])) == 0.25
+
+made = initial_images(2, (8, 8), [-1, -1, -1], [1, 1, 1], torch.Generator().manual_seed(0), start="flat")
+assert made.shape == (2, 3, 8, 8) and made.abs().max() <= 1
+print("all used")
+"""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -44,8 +77,21 @@ def test_every_page_is_in_the_table_of_contents():
 def test_programs_are_valid_python(page):
     for language, code in FENCE.findall(page.read_text(encoding="utf-8")):
         if language == "python":
-            # Parts of a config or of a call begin inside of it.
-            compile(f"dict({code})" if code.startswith(("overrides=", "by_bits=")) else code, page.name, "exec")
+            # A part of a recipe is a keyword argument.
+            compile(f"dict({code})" if PART.match(code) else code, page.name, "exec")
+
+
+def test_the_classes_of_the_extending_page_work(tmp_path):
+    """In a process of its own, whose registries the examples may change."""
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    programs = [code for _, code in FENCE.findall(page) if not PART.match(code)]
+    (tmp_path / "my_vit.py").write_text(programs.pop(0))
+    (tmp_path / "page.py").write_text("\n".join([*programs, USE]))
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    command = [sys.executable, tmp_path / "page.py"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "attn.to_qkv" in done.stdout and done.stdout.rstrip().endswith("all used")
 
 
 def walk_through(run_here) -> int:
