@@ -6,18 +6,24 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config, DictAction
 from rich.console import Console
 
-from .compat import DISTRIBUTIONS, import_quietly
-from .errors import PSAQError, UsageError
-from .models import HOSTS, named
-from .utils.config_lookup import find_config, find_file
+from .engine.preparation import import_host, open_config
+from .errors import PSAQError
 from .utils.termination import Terminated
+
+__all__ = [
+    "CONSOLE",
+    "benchmark_arguments",
+    "common_arguments",
+    "import_host",
+    "positive",
+    "read_config",
+    "run_tool",
+]
 
 CONSOLE = Console()
 
@@ -52,58 +58,14 @@ def positive(text: str) -> int:
     return number
 
 
-def import_host(cfg: Config) -> None:
-    """Import the libraries whose models a config speaks of, and none of the others: each takes seconds.
-
-    Raises:
-        PSAQError: One of them is not installed, or does not fit the rest.
-    """
-    scope, parts = cfg.get("default_scope"), foreign_parts(cfg.get("model"))
-    if scope in HOSTS:
-        parts = {scope: "its default_scope", **parts}
-    for library, part in parts.items():
-        if find_spec(library) is None:
-            names = " or ".join(DISTRIBUTIONS[library])
-            raise PSAQError(f"the config needs {library} ({part}), which is not installed: pip install {names}")
-        wanted = ("datasets", "evaluation", "visualization") if library == scope else ("models",)
-        try:
-            import_quietly(*(f"{library}.{one}" for one in wanted))
-        except (ImportError, AssertionError) as error:  # they assert that mmcv's version is one they know
-            raise PSAQError(f"the config needs {library} ({part}), which cannot be imported ({error})") from None
-
-
-def foreign_parts(model: Any) -> dict[str, str]:
-    """The libraries that a model's parts name (``type='mmseg.Feature2Pyramid'``), each with the first such type."""
-    found: dict[str, str] = {}
-    if isinstance(model, dict):
-        kind = named(model.get("type") or "")
-        if (library := kind.partition(".")[0]) in HOSTS:
-            found[library] = kind
-        model = list(model.values())
-    for part in model if isinstance(model, (list, tuple)) else ():
-        found = {**foreign_parts(part), **found}
-    return found
-
-
 def read_config(args: argparse.Namespace) -> Config:
-    """The config with the command line's options merged in.
+    """The config that a command line names, with its options merged in.
 
     Raises:
-        UsageError: There is no such file nor name, or it does not parse.
+        UsageError: There is no such file nor name, or it cannot be read.
+        PSAQError: A library that it needs is missing.
     """
-    path = find_config(args.config)
-    try:
-        cfg = Config.fromfile(path)
-        cfg.merge_from_dict(args.cfg_options)
-    except Exception as error:  # a config is a program: anything can be wrong in it
-        raise UsageError(f"the config {args.config} cannot be read ({error}): correct it") from None
-    import_host(cfg)
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / path.stem)
-    if args.checkpoint:
-        cfg.load_from = args.checkpoint
-    if cfg.get("load_from") and "://" not in str(cfg.load_from):
-        cfg.load_from = str(find_file(cfg.load_from))
-    return cfg
+    return open_config(args.config, args.cfg_options, args.work_dir, args.checkpoint)
 
 
 def run_tool(main: Callable[[], int], traceback: bool | None = None) -> int:

@@ -121,15 +121,13 @@ def export(
         UsageError: The target's suffix is another format's, or the size does not suit the backbone.
         ExportError: See :func:`psaq_mm.deployment.onnx_model`, or OpenVINO is not installed.
     """
-    suffix = FORMATS[kind]
-    if target.suffix != suffix:
-        raise UsageError(f"a file for {kind} ends in {suffix}: give {target.with_suffix(suffix)} instead of {target}")
-    if kind == "openvino" and find_spec("openvino") is None:
-        raise ExportError("openvino is not installed: pip install 'psaq_mm[deploy]'")
     name, backbone = backbone_of(artifact.model)
+    check_target(target, kind)
     check_image_size(backbone, size)
-    proto = quantized_onnx(
+    written = export_part(
         artifact.part(PARTS[part]),
+        target,
+        kind,
         size,
         batch=batch,
         opset=opset,
@@ -137,15 +135,45 @@ def export(
         weights=weights,
         channels=image_channels(backbone),
     )
-    if kind == "onnx":
-        save_with(lambda path: save_onnx(proto, path), target)
-        written = [target]
-    else:
-        save_openvino(proto, target)
-        written = [target, target.with_suffix(".bin")]
     if name != "backbone":
         return written
     return [*written, *save_deployment(artifact, target, kind, PARTS[part])]
+
+
+def check_target(target: Path, kind: str) -> None:
+    """Make sure that a file of a format can be written.
+
+    Raises:
+        UsageError: The target's suffix is another format's.
+        ExportError: OpenVINO is not installed.
+    """
+    suffix = FORMATS[kind]
+    if target.suffix != suffix:
+        raise UsageError(f"a file for {kind} ends in {suffix}: give {target.with_suffix(suffix)} instead of {target}")
+    if kind == "openvino" and find_spec("openvino") is None:
+        raise ExportError("openvino is not installed: pip install 'psaq_mm[deploy]'")
+
+
+def export_part(part: Maps, target: Path, kind: str, size: tuple[int, int], **options: Any) -> list[Path]:
+    """Write a quantized module as the file of an engine.
+
+    Args:
+        part: Calibrated.
+        target: ``NAME.onnx`` or ``NAME.xml``.
+        kind: ``'onnx'`` or ``'openvino'``.
+        size: Height and width of its images.
+        **options: Of :func:`psaq_mm.deployment.quantized_onnx`.
+
+    Returns:
+        What was written.
+    """
+    check_target(target, kind)
+    proto = quantized_onnx(part, size, **options)
+    if kind == "onnx":
+        save_with(lambda path: save_onnx(proto, path), target)
+        return [target]
+    save_openvino(proto, target)
+    return [target, target.with_suffix(".bin")]
 
 
 def save_openvino(proto: Any, target: Path) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import copy
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
-from ..models import policy_of, without_downloads
+from ..compat import DISTRIBUTIONS, import_quietly
+from ..errors import PSAQError, UsageError
+from ..models import HOSTS, named, policy_of, without_downloads
 from ..models.host_types import short_type
+from ..utils.config_lookup import find_config, find_file
 from .builder import usage_errors
 from .recipe import recipe_of
 
@@ -45,3 +51,69 @@ def runner_config(cfg: Config) -> Config:
         if any(cfg.get(part) is None for part in parts):
             cfg.update(dict.fromkeys(parts))
     return cfg
+
+
+def open_config(
+    name: str | Path | Config,
+    options: dict[str, Any] | None = None,
+    work_dir: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+) -> Config:
+    """Read a config, and import the libraries that it needs.
+
+    Args:
+        name: A path, the name of one of the package's recipes, or a config, which is not changed.
+        options: Keys such as ``'dfq.generate.images'`` and their values.
+        work_dir: Where results go; default: the config's, or ``work_dirs/NAME``.
+        checkpoint: The float checkpoint; default: the config's ``load_from``.
+
+    Raises:
+        UsageError: There is no such file nor name, or it cannot be read.
+        PSAQError: A library that it needs is missing.
+    """
+    path = Path(name.filename or "config.py") if isinstance(name, Config) else find_config(name)
+    try:
+        cfg = copy.deepcopy(name) if isinstance(name, Config) else Config.fromfile(path)
+        cfg.merge_from_dict(options or {})
+    except Exception as error:  # a config is a program: anything can be wrong in it
+        raise UsageError(f"the config {path} cannot be read ({error}): correct it") from None
+    import_host(cfg)
+    cfg.work_dir = str(work_dir or cfg.get("work_dir") or Path("work_dirs") / path.stem)
+    if checkpoint:
+        cfg.load_from = str(checkpoint)
+    if cfg.get("load_from") and "://" not in str(cfg.load_from):
+        cfg.load_from = str(find_file(cfg.load_from))
+    return cfg
+
+
+def import_host(cfg: Config) -> None:
+    """Import the libraries whose models a config speaks of, and none of the others: each takes seconds.
+
+    Raises:
+        PSAQError: One of them is not installed, or does not fit the rest.
+    """
+    scope, parts = cfg.get("default_scope"), foreign_parts(cfg.get("model"))
+    if scope in HOSTS:
+        parts = {scope: "its default_scope", **parts}
+    for library, part in parts.items():
+        if find_spec(library) is None:
+            names = " or ".join(DISTRIBUTIONS[library])
+            raise PSAQError(f"the config needs {library} ({part}), which is not installed: pip install {names}")
+        wanted = ("datasets", "evaluation", "visualization") if library == scope else ("models",)
+        try:
+            import_quietly(*(f"{library}.{one}" for one in wanted))
+        except Exception as error:  # a version conflict raises anything, such as TypeError or AssertionError
+            raise PSAQError(f"the config needs {library} ({part}), which cannot be imported ({error})") from None
+
+
+def foreign_parts(model: Any) -> dict[str, str]:
+    """The libraries that a model's parts name (``type='mmseg.Feature2Pyramid'``), each with the first such type."""
+    found: dict[str, str] = {}
+    if isinstance(model, dict):
+        kind = named(model.get("type") or "")
+        if (library := kind.partition(".")[0]) in HOSTS:
+            found[library] = kind
+        model = list(model.values())
+    for part in model if isinstance(model, (list, tuple)) else ():
+        found = {**foreign_parts(part), **found}
+    return found

@@ -8,10 +8,12 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from ..errors import UsageError
+from ..utils.config_lookup import find_file
 
 KEYS = ("quantization", "generate", "calibrate", "distill", "by_bits", "arm", "progress", "pool_capacity")
 # Names until version 0.1, by section; recipes that use them work as before.
 OLD_SECTIONS = {"images": "generate", "cycle": "distill", "quiet": "progress"}
+DEFAULTS = {"mmdet": "dfq_coco", "mmseg": "dfq_ade20k", "mmpretrain": "dfq_imagenet"}
 OLD_DISTILL = {"distance": "discrepancy", "place": "distill_on"}
 
 
@@ -60,6 +62,20 @@ def recipe_of(cfg: Config, bits: tuple[int, int] | None = None) -> ConfigDict:
             merged.merge_from_dict({"dfq": changes.to_dict()})
     merged.dfq.pop("by_bits", None)
     return merged.dfq
+
+
+def default_recipe(scope: str | None) -> ConfigDict:
+    """The ``dfq`` section that a config without one gets: that of the full-size recipes of its library.
+
+    Args:
+        scope: ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``.
+
+    Raises:
+        UsageError: It is none of them.
+    """
+    if scope not in DEFAULTS:
+        raise UsageError(f"default_scope {scope!r} has no default recipe: set it to one of {', '.join(DEFAULTS)}")
+    return Config.fromfile(find_file(f"configs/_base_/{DEFAULTS[scope]}.py")).dfq
 
 
 def with_new_names(section: ConfigDict) -> ConfigDict:

@@ -42,7 +42,7 @@ class ProgressHook(Hook):
         self._start = self._said = time.monotonic()
         if not is_main_process() or not runner.shows_progress:
             return
-        if self.console.is_terminal:
+        if self.console.is_terminal or self.console.is_jupyter:
             rate = TextColumn("{task.fields[rate]}")
             columns = [
                 TextColumn("{task.description:22}"),
