@@ -12,10 +12,13 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(notebook: dict[str, Any], name: str = "notebook") -> dict[str, Any]:
@@ -48,13 +51,18 @@ def outputs(code: str, namespace: dict[str, Any], name: str, count: int) -> list
         if last is not None:
             value = eval(compile(ast.Expression(last.value), name, "eval"), namespace)
     found: list[dict[str, Any]] = []
-    if printed.getvalue():
-        text = printed.getvalue().splitlines(keepends=True)
-        found.append({"output_type": "stream", "name": "stdout", "text": text})
+    if text := portable(printed.getvalue()):
+        found.append({"output_type": "stream", "name": "stdout", "text": text.splitlines(keepends=True)})
     if value is not None:
         data = shown(value)
         found.append({"output_type": "execute_result", "execution_count": count, "metadata": {}, "data": data})
     return found
+
+
+def portable(text: str) -> str:
+    """Printed text without the folders of this machine."""
+    temporary = re.escape(tempfile.gettempdir())
+    return re.sub(rf"{temporary}/[^/\s]+/", "", text.replace(f"{ROOT}/", ""))
 
 
 def shown(value: Any) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def test_programs_are_valid_python(page):
             compile(f"dict({code})" if PART.match(code) else code, page.name, "exec")
 
 
+@pytest.mark.skipif(not (ROOT / "psaq_mm" / "quantization" / "observers").is_dir(), reason="before the merge")
 def test_the_classes_of_the_extending_page_work(tmp_path):
     """In a process of its own, whose registries the examples may change."""
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
