@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from docutils.nodes import SkipNode
+from docutils.utils.math.latex2mathml import tex2mathml
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -15,13 +18,18 @@ author = "The psaq_mm authors"
 copyright = "The psaq_mm authors, Apache-2.0"
 release = re.findall(r'__version__ = "(.+)"', (ROOT / "psaq_mm" / "__init__.py").read_text(encoding="utf-8"))[0]
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+# The browser's own MathML: the pages then need no script from the network.
+html_math_renderer = "mathml"
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 
+# Options such as --check would lose a dash.
+smartquotes = False
+
 html_theme = "furo"
 html_title = f"psaq_mm {release}"
-html_css_files = ["tables.css"]
+html_css_files = ["style.css"]
 html_static_path = ["_static"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -57,6 +65,19 @@ def tables_to_rst(app: Any, what: str, name: str, obj: Any, options: Any, lines:
         lines.append("")
 
 
+def inline_math(translator: Any, node: Any) -> None:
+    """Write an equation within a line as MathML."""
+    translator.body.append(tex2mathml(node.astext(), as_block=False))
+    raise SkipNode
+
+
+def block_math(translator: Any, node: Any) -> None:
+    """Write an equation of its own as MathML."""
+    translator.body.append(f'<div class="equation">{tex2mathml(node.astext(), as_block=True)}</div>')
+    raise SkipNode
+
+
 def setup(app: Any) -> None:
-    """Register the hook."""
+    """Register the hooks."""
     app.connect("autodoc-process-docstring", tables_to_rst)
+    app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
