@@ -44,7 +44,9 @@ def run(notebook: dict[str, Any], name: str = "notebook") -> dict[str, Any]:
 def outputs(code: str, namespace: dict[str, Any], name: str, count: int) -> list[dict[str, Any]]:
     """Execute a cell; what it printed and the value of its last expression, as nbformat's outputs."""
     tree = ast.parse(code, name)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    if last is not None:
+        del tree.body[-1]
     printed, value = io.StringIO(), None
     with contextlib.redirect_stdout(printed):
         exec(compile(tree, name, "exec"), namespace)

@@ -92,6 +92,6 @@ def closing_table(path: Path) -> str:
     Raises:
         PSAQError: The record cannot be read.
     """
-    console = Console(file=io.StringIO(), width=80)
-    console.print(results_table(Results.from_dict(read_results(path))))
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+    printed = io.StringIO()
+    Console(file=printed, width=80).print(results_table(Results.from_dict(read_results(path))))
+    return "\n".join(line.rstrip() for line in printed.getvalue().splitlines())

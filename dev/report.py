@@ -31,7 +31,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def headline(results: dict[str, Any]) -> dict[str, Metric]:
-    """The evaluator's keys that get a column, in the evaluator's order."""
+    """The evaluator's keys that have a column, in the evaluator's order."""
     keys = dict.fromkeys(
         key for row in results["rows"] for key, figure in row["metrics"].items() if isinstance(figure, (int, float))
     )
@@ -120,9 +120,9 @@ def difference_table(results: dict[str, Any], arm: str = "psaq") -> str:
 
 
 def caption(results: dict[str, Any]) -> str:
-    """What was measured, with what, and in what units where they need a word."""
+    """The config, the number of images, the versions, and the units of figures that are not self-explanatory."""
     counted, used, metrics = results["coverage"], results["versions"], headline(results).values()
-    # Whose evaluator it was; a record may come from an environment that lacks the other libraries.
+    # The libraries of the evaluators; a record may come from an environment without the others.
     hosts = dict.fromkeys(metric.host for metric in metrics)
     stack = ", ".join(f"{name} {used[name]}" for name in ("torch", *hosts) if name in used)
     units: dict[str, list[str]] = {}
