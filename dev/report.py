@@ -12,8 +12,9 @@ from typing import Any
 from rich.console import Console
 
 from psaq_mm.engine.arms import ARMS
-from psaq_mm.engine.results import SCHEMA, Metric, Results, metric_of, results_table
+from psaq_mm.engine.results import SCHEMA, Results, results_table
 from psaq_mm.errors import PSAQError
+from psaq_mm.utils.metrics import Metric, metric_of
 from psaq_mm.utils.records import is_record, load_record
 from psaq_mm.visualization.record_tables import markdown, record_markdown
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name.startswith("_") or name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .compat import check_environment
+
+    check_environment()
     return getattr(importlib.import_module(".api", __name__), name)
 
 
