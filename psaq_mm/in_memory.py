@@ -20,7 +20,7 @@ from .engine.hooks import ProgressHook
 from .engine.loops.base import height_and_width
 from .engine.recipe import default_recipe, parse_bits, recipe_of
 from .errors import PSAQError, UsageError
-from .generation import FeatureDistance, SamplePool
+from .generation import Discrepancy, SamplePool
 from .models import (
     backbone_of,
     backbone_outputs,
@@ -185,7 +185,7 @@ def run(
     options = {key: distill.pop(key, None) for key in ("generator", "discrepancy", "distill_on")}
     settings = CycleSettings(**distill)
     outputs = output_function(options["distill_on"] or "backbone", teacher)
-    discrepancy = FeatureDistance(**(options["discrepancy"] or {}))
+    discrepancy = Discrepancy(**(options["discrepancy"] or {}))
     improver = ImageGenerator(frozen, source.generator, seed, events.warn, **(options["generator"] or {}))
     count, start = recipe.generate.images, first.get("start", "fractal")
     batch, steps = first.get("batch_size", 16), first.get("steps", 100)

@@ -12,18 +12,14 @@ from .losses.discrepancy import Discrepancy
 from .losses.entropy import PatchSimilarityEntropy
 from .losses.prior import ImagePrior, rms_differences
 from .optimizer import ImageOptimizer
-from .pool import ImageStore, SamplePool, image_bytes
+from .pool import ImageStore, SamplePool
 from .schedule import cosine_with_warmup
 from .starts import initial_images
 from .tokens import AttentionTokens
 
-# old names, removed after the merge
-FeatureDistance, SampleOptimiser = Discrepancy, ImageOptimizer
-
 __all__ = [
     "AttentionTokens",
     "Discrepancy",
-    "FeatureDistance",
     "GenerationError",
     "ImageOptimizer",
     "ImagePrior",
@@ -31,11 +27,9 @@ __all__ = [
     "NonFiniteLossError",
     "PatchSimilarityEntropy",
     "RollFlip",
-    "SampleOptimiser",
     "SamplePool",
     "View",
     "cosine_with_warmup",
-    "image_bytes",
     "initial_images",
     "rms_differences",
 ]

@@ -67,7 +67,6 @@ class ImageOptimizer:
         augment: RollFlip | None = None,
         micro_batch: int | None = None,
         gradient_every: int = 10,
-        log_gradients: bool = True,  # old name, removed after the merge: without effect
     ) -> None:
         if images.dim() != 4 or not len(images):
             raise GenerationError(f"images of shape {tuple(images.shape)}: pass (batch, channels, H, W), at least one")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import GenerationError
+from ..utils.tensor_bytes import image_bytes
 
 
 class ImageStore(Protocol):
@@ -204,12 +204,6 @@ class SamplePool:
         if not self._samples:
             raise GenerationError("the pool is empty: add samples first")
         return torch.stack([self._samples[index].image for index in indices])
-
-
-def image_bytes(image: Tensor) -> bytes:
-    """The bytes of an image in row-major order and native byte order."""
-    flat = image.contiguous()
-    return ctypes.string_at(flat.data_ptr(), flat.nbytes)
 
 
 def _deal(count: int, population: int, generator: torch.Generator) -> list[int]:

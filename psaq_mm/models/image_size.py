@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..errors import PSAQError, UsageError
-from ..generation.initial import white_noise
+from ..generation import initial_images
 from .backbones import backbone_of
 from .features import backbone_outputs
 from .preprocessing import pixel_units
@@ -64,7 +64,7 @@ def try_image_size(model: nn.Module, size: tuple[int, int]) -> None:
     backbone = backbone_of(model)[1]
     units = pixel_units(model)
     like = next(model.parameters())
-    drawn = white_noise(1, size, units.lower, units.upper, torch.Generator().manual_seed(0))
+    drawn = initial_images(1, size, units.lower, units.upper, torch.Generator().manual_seed(0))
     image = units.to_network(drawn).to(like.device, like.dtype)
     shown = f"images of {size[0]}x{size[1]}"
     try:

@@ -39,18 +39,18 @@ def loss_fn(x: Tensor) -> dict[str, Tensor]:
 
 
 def test_loss_falls_within_the_valid_pixels() -> None:
-    optimiser = make(steps=40, lr=0.1)
-    records = [optimiser.step(loss_fn) for _ in range(40)]
+    optimizer = make(steps=40, lr=0.1)
+    records = [optimizer.step(loss_fn) for _ in range(40)]
     assert records[-1]["loss"] < records[0]["loss"] - 1
     for channel, (low, high) in enumerate(zip(LOWER, UPPER, strict=True)):
-        assert optimiser.images[:, channel].min() >= low and optimiser.images[:, channel].max() <= high
+        assert optimizer.images[:, channel].min() >= low and optimizer.images[:, channel].max() <= high
 
 
 def test_pixels_are_clamped_after_every_step() -> None:
-    optimiser = make(lr=100.0, warmup=0, augment=None)
-    optimiser.step(lambda x: {"brighter": -x.mean()})
+    optimizer = make(lr=100.0, warmup=0, augment=None)
+    optimizer.step(lambda x: {"brighter": -x.mean()})
     for channel, high in enumerate(UPPER):
-        assert (optimiser.images[:, channel] == high).all()
+        assert (optimizer.images[:, channel] == high).all()
 
 
 def test_start_is_copied_and_left_alone() -> None:
@@ -61,18 +61,18 @@ def test_start_is_copied_and_left_alone() -> None:
 
 
 def test_record_names_terms_and_their_gradients() -> None:
-    optimiser = make(gradient_every=2, augment=None)
-    pixels = optimiser.images.clone().requires_grad_()
+    optimizer = make(gradient_every=2, augment=None)
+    pixels = optimizer.images.clone().requires_grad_()
     terms = loss_fn(pixels)
-    record = optimiser.step(loss_fn)
+    record = optimizer.step(loss_fn)
     assert set(record) == {"loss", "lr", "loss/entropy", "loss/prior", "gradient/entropy", "gradient/prior"}
     assert record["lr"] == pytest.approx(0.2 / 3)
     assert record["loss"] == pytest.approx(sum(term.item() for term in terms.values()), rel=1e-6)
     for name, term in terms.items():
         (gradient,) = torch.autograd.grad(term, pixels, retain_graph=True)
         assert record[f"gradient/{name}"] == pytest.approx(gradient.norm().item(), rel=1e-5)
-    assert "gradient/prior" not in optimiser.step(loss_fn)
-    assert "gradient/prior" in optimiser.step(loss_fn)
+    assert "gradient/prior" not in optimizer.step(loss_fn)
+    assert "gradient/prior" in optimizer.step(loss_fn)
 
 
 def test_constant_term_is_reported_with_gradient_0() -> None:
@@ -152,16 +152,16 @@ def poison(step: int, how: Callable[[Tensor], Tensor]) -> Callable[[Tensor], dic
 def test_non_finite_terms_stop_at_the_last_good_state(
     how: Callable[[Tensor], Tensor], gradient_every: int, term: str, micro_batch: int | None
 ) -> None:
-    optimiser = make(micro_batch=micro_batch, gradient_every=gradient_every)
+    optimizer = make(micro_batch=micro_batch, gradient_every=gradient_every)
     poisoned = poison(1 if micro_batch is None else 3, how)
-    optimiser.step(poisoned)
-    good = optimiser.images.clone()
+    optimizer.step(poisoned)
+    good = optimizer.images.clone()
     with pytest.raises(NonFiniteLossError, match="lower the learning rate") as caught:
-        optimiser.step(poisoned)
+        optimizer.step(poisoned)
     assert caught.value.term == term
-    assert optimiser.step_count == 1 and torch.equal(optimiser.images, good)
-    optimiser.step(loss_fn)
-    assert optimiser.images.isfinite().all()
+    assert optimizer.step_count == 1 and torch.equal(optimizer.images, good)
+    optimizer.step(loss_fn)
+    assert optimizer.images.isfinite().all()
 
 
 def test_networks_parameters_get_no_gradients() -> None:
@@ -186,10 +186,10 @@ def test_terms_that_do_not_reach_the_images_are_an_error(terms: Callable[[Tensor
 
 
 def test_steps_end_with_the_schedule() -> None:
-    optimiser = make(steps=1, warmup=0)
-    optimiser.step(loss_fn)
+    optimizer = make(steps=1, warmup=0)
+    optimizer.step(loss_fn)
     with pytest.raises(GenerationError, match="all 1 steps"):
-        optimiser.step(loss_fn)
+        optimizer.step(loss_fn)
 
 
 @pytest.mark.parametrize(

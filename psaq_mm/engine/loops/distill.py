@@ -9,7 +9,7 @@ from torch import nn
 
 from ...distillation import CycleSettings, TeacherStudentCycle
 from ...errors import UsageError
-from ...generation import FeatureDistance
+from ...generation import Discrepancy
 from ...models import output_function
 from ...registry import LOOPS
 from .base import StageLoop
@@ -22,7 +22,7 @@ class DistillLoop(StageLoop):
     Args:
         runner: The runner.
         generator: The keys of :class:`psaq_mm.distillation.ImageGenerator`.
-        discrepancy: The keys of :class:`psaq_mm.generation.FeatureDistance`.
+        discrepancy: The keys of :class:`psaq_mm.generation.Discrepancy`.
         distill_on: The outputs that are compared: ``'backbone'``, ``'blocks'``, ``'neck'`` or ``'logits'``.
         lr: Refused: the rates of weights and biases were absolute under this name.
         **settings: The fields of :class:`psaq_mm.distillation.CycleSettings`.
@@ -49,7 +49,7 @@ class DistillLoop(StageLoop):
             )
         self.settings = CycleSettings(**settings)
         self.generator = self.image_generator(generator) if self.settings.generator_steps else None
-        self.discrepancy = FeatureDistance(**(discrepancy or {}))
+        self.discrepancy = Discrepancy(**(discrepancy or {}))
         self.outputs = output_function(distill_on, self.state.teacher.model)
         self.cycle: TeacherStudentCycle | None = None
 
