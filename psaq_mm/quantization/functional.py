@@ -42,7 +42,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def _apply(function: type[torch.autograd.Function], *args: Any) -> Tensor:
-    """``function.apply(*args)``, which torch leaves without a type."""
+    """``function.apply(*args)`` with a type, which torch does not declare."""
     y: Tensor = function.apply(*args)
     return y
 

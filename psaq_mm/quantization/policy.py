@@ -105,7 +105,9 @@ class QuantPolicy:
         if self.scheme not in SCHEMES:
             raise QuantizationError(f"scheme={self.scheme!r} is unknown: use one of {SCHEMES}")
         if isinstance(self.overrides, str) or not all(isinstance(override, Mapping) for override in self.overrides):
-            raise QuantizationError(f"overrides={self.overrides!r} is no list of dict(pattern=..., bits=...)")
+            raise QuantizationError(
+                f"overrides={self.overrides!r} is no list of dict(pattern=..., bits=...): write one dict per exception"
+            )
         object.__setattr__(self, "overrides", tuple(_checked(override) for override in self.overrides))
         if self.softmax_granularity not in ("per_tensor", "per_row"):
             raise QuantizationError(
@@ -207,4 +209,4 @@ def _with_new_keys(config: Mapping[str, Any], what: str) -> dict[str, Any]:
 def _reject_unknown(config: Mapping[str, Any], known: Sequence[str], what: str) -> None:
     unknown = sorted(set(config) - set(known))
     if unknown:
-        raise QuantizationError(f"{what} has unknown keys {unknown}: known are {list(known)}")
+        raise QuantizationError(f"{what} has unknown keys {unknown}: the known keys are {list(known)}")

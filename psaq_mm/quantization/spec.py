@@ -81,10 +81,13 @@ class QuantSpec:
             raise QuantizationError(f"migration={self.migration!r} is not valid: use a strength from 0 to 1")
         if self.grid not in GRIDS:
             raise QuantizationError(f"grid={self.grid!r} is unknown: use one of {GRIDS}")
-        if self.log2 and (self.symmetric or self.per_channel or observer.uniform_grid_only):
+        if self.log2 and (self.symmetric or self.per_channel):
             raise QuantizationError(
-                "grid='log2' has one scale, no sign and no observer 'mse': use an asymmetric per_tensor spec with "
-                "observer='minmax' or 'percentile'"
+                "grid='log2' has one scale and no sign: use symmetric=False and granularity='per_tensor'"
+            )
+        if self.log2 and observer.uniform_grid_only:
+            raise QuantizationError(
+                f"grid='log2' can't be used with observer={self.observer!r}: use 'minmax' or 'percentile'"
             )
 
     @property

@@ -49,7 +49,7 @@ def test_helpers() -> None:
         pytest.param({"grid": "log"}, "log2", id="grid"),
         pytest.param({"grid": "log2", "symmetric": True}, "no sign", id="log2-symmetric"),
         pytest.param({"grid": "log2", "granularity": "per_channel"}, "one scale", id="log2-per-channel"),
-        pytest.param({"grid": "log2", "observer": "mse"}, "no observer 'mse'", id="log2-mse"),
+        pytest.param({"grid": "log2", "observer": "mse"}, "with observer='mse'", id="log2-mse"),
     ],
 )
 def test_invalid_values_are_refused(values: dict, message: str) -> None:

@@ -15,4 +15,4 @@ class NearestRounding(Rounding):
     """
 
     def apply(self, model: nn.Module) -> None:
-        """Leaves the float weights as they are."""
+        """Does not change the float weights."""
