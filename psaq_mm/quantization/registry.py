@@ -61,9 +61,10 @@ class Registry(Generic[T]):
         Raises:
             QuantizationError: The name is not registered; the message lists the names that are.
         """
-        if name in self._classes:
+        # Names come from configs, where they may be of any type.
+        if isinstance(name, str) and name in self._classes:
             return self._classes[name]
-        if name in self.removed:
+        if isinstance(name, str) and name in self.removed:
             raise QuantizationError(f"{self.kind} {name!r} was removed: {self.removed[name]}")
         raise QuantizationError(f"{self.kind} {name!r} is unknown: use one of {', '.join(self.names)}")
 

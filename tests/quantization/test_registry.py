@@ -36,10 +36,11 @@ def test_classes_are_found_by_name(registry: Registry[Any]) -> None:
     ("name", "message"),
     [
         pytest.param("third", "method 'third' is unknown: use one of a_second, first", id="unknown"),
+        pytest.param(["first"], "method ['first'] is unknown: use one of a_second, first", id="list"),
         pytest.param("old", "method 'old' was removed: use 'first'", id="removed"),
     ],
 )
-def test_other_names_are_refused(registry: Registry[Any], name: str, message: str) -> None:
+def test_other_names_are_refused(registry: Registry[Any], name: Any, message: str) -> None:
     with pytest.raises(QuantizationError) as error:
         registry.get(name)
     assert str(error.value) == message
