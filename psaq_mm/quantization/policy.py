@@ -11,8 +11,9 @@ from typing import Any
 from ..errors import QuantizationError
 from .spec import QuantSpec, activation_spec, weight_spec
 
-SCHEMES = ("deploy", "psaq")
-# Keys of configs and checkpoints of earlier versions.
+SCHEMES = ("deploy", "paper")
+# Values and keys in configs and checkpoints of earlier versions.
+_OLD_SCHEME = "psaq"
 _OLD_KEYS = {"weight_range": "weight_observer", "activation_range": "activation_observer"}
 _TUNABLE = (
     "weight_bits",
@@ -67,8 +68,8 @@ class QuantPolicy:
         weight_bits: 2 to 8.
         activation_bits: 2 to 8.
         scheme: ``'deploy'``: the operands of every Linear, Conv and attention product, which INT8 engines run.
-            ``'psaq'``: also the tensors between them that PSAQ-ViT quantizes (residual sums, GELU output, bias
-            tables); the adapters add these quantizers.
+            ``'paper'``: also the tensors between them that PSAQ-ViT quantizes (residual sums, GELU output, bias
+            tables); the adapters add these quantizers. ``'psaq'``, its old name, is replaced by ``'paper'``.
         weight_observer: Range estimator of weights, see ``QuantSpec.observer``.
         activation_observer: Range estimator of activations.
         percentile: Per cent of the values that the percentile observer clips on each side.
@@ -102,6 +103,8 @@ class QuantPolicy:
     softmax_granularity: str = "per_tensor"
 
     def __post_init__(self) -> None:
+        if self.scheme == _OLD_SCHEME:
+            object.__setattr__(self, "scheme", "paper")
         if self.scheme not in SCHEMES:
             raise QuantizationError(f"scheme={self.scheme!r} is unknown: use one of {SCHEMES}")
         if isinstance(self.overrides, str) or not all(isinstance(override, Mapping) for override in self.overrides):
@@ -209,4 +212,4 @@ def _with_new_keys(config: Mapping[str, Any], what: str) -> dict[str, Any]:
 def _reject_unknown(config: Mapping[str, Any], known: Sequence[str], what: str) -> None:
     unknown = sorted(set(config) - set(known))
     if unknown:
-        raise QuantizationError(f"{what} has unknown keys {unknown}: the known keys are {list(known)}")
+        raise QuantizationError(f"{what} has unknown keys {unknown}: known are {list(known)}")

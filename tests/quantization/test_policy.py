@@ -83,7 +83,8 @@ def test_reason_names_the_override() -> None:
     [
         pytest.param({"weight_bit": 4}, "'weight_bit'.*weight_bits", id="unknown-key"),
         pytest.param({"weight_bits": 1}, "from 2 to 8", id="bits"),
-        pytest.param({"scheme": "best"}, "deploy", id="scheme"),
+        pytest.param({"scheme": "best"}, "deploy.*paper", id="scheme"),
+        pytest.param({"scheme": ["paper"]}, "deploy.*paper", id="scheme-list"),
         pytest.param({"activation_observer": "max"}, "minmax", id="observer"),
         pytest.param({"activation_observer": "ema"}, "'ema' was removed", id="removed-observer"),
         pytest.param(
@@ -104,7 +105,7 @@ def test_invalid_configs_are_refused(config: dict, message: str) -> None:
 
 
 def test_config_round_trip() -> None:
-    policy = QuantPolicy(4, 6, "psaq", "mse", "percentile", 0.1, [{"pattern": "head", "keep_fp": True}])
+    policy = QuantPolicy(4, 6, "paper", "mse", "percentile", 0.1, [{"pattern": "head", "keep_fp": True}])
     config = json.loads(json.dumps(policy.to_config()))
     assert QuantPolicy.from_config(config) == policy
     assert type(policy.to_config()["overrides"]) is list
@@ -119,6 +120,12 @@ def test_old_keys_are_accepted_and_written_with_their_new_names() -> None:
     assert config["weight_observer"] == "mse" and not any("range" in key for key in config)
     assert config["overrides"] == [{"pattern": "head", "activation_observer": "minmax", "bits": 8}]
     assert QuantPolicy(overrides=[override]).overrides == policy.overrides
+
+
+def test_the_old_name_of_the_scheme_is_accepted() -> None:
+    policy = QuantPolicy.from_config({"scheme": "psaq"})
+    assert policy == QuantPolicy(scheme="psaq") == QuantPolicy(scheme="paper")
+    assert policy.scheme == policy.to_config()["scheme"] == "paper"
 
 
 def test_patterns_that_match_nothing_are_refused() -> None:
