@@ -54,8 +54,9 @@ class GPTQRounding(Rounding):
             all_reduce(self.hessians.setdefault(layer, zeros))
 
     def apply(self, model: nn.Module) -> None:
-        """Rounds the weights, see :func:`round_weights`."""
+        """Rounds the weights, see :func:`round_weights`, and releases the Hessians, which may need much memory."""
         round_weights(self.hessians, self.damping)
+        self.hessians, self._layers = {}, []
 
 
 def gptq(weight: Tensor, scale: Tensor, hessian: Tensor, quant_max: int, damping: float = 0.01) -> Tensor:

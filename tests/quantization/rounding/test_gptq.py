@@ -104,10 +104,11 @@ def test_a_layer_rounds_as_gptq_says_with_the_scale_it_had(granularity: str) -> 
     with torch.no_grad(), rounding.collect(quantized):
         quantized(x[:200])
         quantized(x[200:])
+    ((_, hessian),) = rounding.hessians.items()
     rounding.apply(quantized)
+    assert not rounding.hessians
     ratio = quantized.input_channel_scale()
     folded = layer.weight if ratio is None else layer.weight * ratio
-    ((_, hessian),) = rounding.hessians.items()
     assert torch.equal(integers(quantized), gptq(folded, before, hessian, 7))
     torch.testing.assert_close(quantized.weight_quantizer.scale, before)
     assert not torch.equal(integers(quantized), integers(plain))
