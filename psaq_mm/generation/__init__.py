@@ -3,7 +3,7 @@
 The three equations of the paper are in one file each: :mod:`.losses.entropy` (``L_PSE``), :mod:`.losses.prior`
 (``L_TV``) and :mod:`.losses.discrepancy` (D). :mod:`.tokens` defines their input, :mod:`.starts` the initial images,
 :mod:`.optimizer` the steps on the pixels and :mod:`.pool` the memory of finished images. A new entropy, distance or
-initial image is a registered class in a file of its own, see :mod:`.registry`.
+initial image is a registered class in a file of its own, see :mod:`psaq_mm.utils.registry`.
 """
 
 from ..errors import GenerationError, NonFiniteLossError

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ...errors import GenerationError
+from ...utils.registry import Registry
 from ..bounds import Bounds, channel_bounds
-from ..registry import Registry
 
 
 class ImageStart(ABC):
@@ -37,7 +38,7 @@ class ImageStart(ABC):
         """
 
 
-STARTS: Registry[ImageStart] = Registry("start", __package__)
+STARTS: Registry[ImageStart] = Registry("start", GenerationError, __package__ or "")
 
 
 def initial_images(

@@ -13,7 +13,7 @@ from torch import Tensor
 from .base import STARTS, ImageStart
 
 
-@STARTS.register
+@STARTS.register("fractal")
 class FractalNoise(ImageStart):
     """Noise whose spectrum follows a power law, with a random brightness, colour and contrast per image.
 
@@ -30,8 +30,6 @@ class FractalNoise(ImageStart):
         exponent: Range of ``a``: 0 gives white noise, 1 the spectrum of photographs, 2 smooth images.
         contrast: Range of the standard deviation, in normalised units, in which a data set's is 1.
     """
-
-    name = "fractal"
 
     def __init__(self, exponent: tuple[float, float] = (0.5, 2.0), contrast: tuple[float, float] = (0.4, 1.0)) -> None:
         self.exponent, self.contrast = exponent, contrast

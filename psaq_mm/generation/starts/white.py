@@ -8,11 +8,9 @@ from torch import Tensor
 from .base import STARTS, ImageStart
 
 
-@STARTS.register
+@STARTS.register("white")
 class WhiteNoise(ImageStart):
     """Independent pixels from ``N(0, 1)``, clamped to the bounds."""
-
-    name = "white"
 
     def draw(self, count: int, size: tuple[int, int], low: Tensor, high: Tensor, generator: torch.Generator) -> Tensor:
         """Draws images; see :meth:`ImageStart.draw`."""

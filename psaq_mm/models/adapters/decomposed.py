@@ -62,7 +62,7 @@ class DecomposedAttention(nn.Module):
             projection: Which layer makes q, k and v.
             normalised: q and k are normalised behind it: the projection's output is then not what is multiplied.
         """
-        psaq = policy.scheme == "psaq"
+        psaq = policy.scheme == "paper"
         for product in ("qk", "av"):
             specs = policy.specs(f"{name}.{product}")
             operand = specs.activation if specs and (not psaq or (normalised and product == "qk")) else None
@@ -115,7 +115,7 @@ def convert_with_output(module: nn.Module, name: str, policy: QuantPolicy) -> nn
     """Convert a Linear or Conv; scheme ``psaq`` quantizes its output too."""
     layer = convert_child(module, name, policy)
     specs = policy.specs(name)
-    if policy.scheme == "psaq" and specs and isinstance(layer, QuantizedLayer):
+    if policy.scheme == "paper" and specs and isinstance(layer, QuantizedLayer):
         layer.output_quantizer = Quantizer(specs.activation, f"{name}.output_quantizer").to(layer.weight.device)
     return layer
 
@@ -182,7 +182,7 @@ def note_float_parts(model: nn.Module, policy: QuantPolicy) -> None:
 
 def inline_sum(module: nn.Module, policy: QuantPolicy) -> str:
     """Why the sums in a module's forward stay FP."""
-    if policy.scheme != "psaq":
+    if policy.scheme != "paper":
         return "scheme deploy keeps them FP"
     host = next(cls for cls in type(module).__mro__ if not cls.__module__.startswith("psaq_mm."))
     return f"inline in {host.__module__.partition('.')[0]}'s {host.__name__}, where no quantizer reaches them"

@@ -89,7 +89,7 @@ class QuantWindowMSA(DecomposedAttention):
             policy: What to quantize and how.
         """
         self = cls()
-        psaq = policy.scheme == "psaq"
+        psaq = policy.scheme == "paper"
         self.adopt(module, module.scale, module.attn_drop)
         self.window_size = module.window_size
         self.relative_position_bias_table = module.relative_position_bias_table

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...registry import Registry
+from ....errors import GenerationError
+from ....utils.registry import Registry
 
 
 class LevelDistance(ABC):
@@ -41,4 +42,4 @@ class LevelDistance(ABC):
         """
 
 
-DISTANCES: Registry[LevelDistance] = Registry("form", __package__)
+DISTANCES: Registry[LevelDistance] = Registry("form", GenerationError, __package__ or "")

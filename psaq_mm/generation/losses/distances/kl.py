@@ -8,7 +8,7 @@ from torch import Tensor
 from .base import DISTANCES, LevelDistance
 
 
-@DISTANCES.register
+@DISTANCES.register("kl")
 class KLDivergence(LevelDistance):
     """``T^2 KL(softmax(t / T) || softmax(s / T))`` over the channels, averaged over batch and positions; for logits.
 
@@ -17,8 +17,6 @@ class KLDivergence(LevelDistance):
     Example: T = 1, t = [0, log 3], s = [0, 0]: softmax 1/4, 3/4 against 1/2, 1/2, hence 1/4 log(1/2) + 3/4 log(3/2) =
     0.131.
     """
-
-    name = "kl"
 
     def __call__(self, teacher: Tensor, student: Tensor) -> Tensor:
         """The distance, a scalar; see :meth:`LevelDistance.__call__`."""

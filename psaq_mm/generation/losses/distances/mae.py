@@ -8,14 +8,13 @@ from torch import Tensor
 from .base import DISTANCES, LevelDistance
 
 
-@DISTANCES.register
+@DISTANCES.register("mae")
 class MeanAbsoluteError(LevelDistance):
     """``mean |t - s|`` over all elements, for feature maps.
 
     Example: t = [2, -2], s = [1, -2]: 0.5.
     """
 
-    name = "mae"
     normalized = True
 
     def __call__(self, teacher: Tensor, student: Tensor) -> Tensor:

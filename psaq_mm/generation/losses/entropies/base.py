@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ....errors import GenerationError
-from ...registry import Registry
+from ....utils.registry import Registry
 from ...tokens import AttentionTokens
 
 
@@ -60,7 +60,7 @@ class EntropyVariant(ABC):
         return f"variant={self.name!r}"
 
 
-ENTROPIES: Registry[EntropyVariant] = Registry("variant", __package__)
+ENTROPIES: Registry[EntropyVariant] = Registry("variant", GenerationError, __package__ or "")
 
 
 class KernelVariant(EntropyVariant):

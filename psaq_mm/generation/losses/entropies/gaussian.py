@@ -15,7 +15,7 @@ from .base import ENTROPIES, EntropyVariant
 VARIANCE_EPS = 1e-6
 
 
-@ENTROPIES.register
+@ENTROPIES.register("gaussian")
 class GaussianEntropy(EntropyVariant):
     """``H = 0.5 log(2 pi e (var(g) + 1e-6))`` over the comparable pairs of one image.
 
@@ -25,8 +25,6 @@ class GaussianEntropy(EntropyVariant):
     Example: the similarities 0, 1, 0 have variance 2/9 and entropy 0.667. Equal similarities have entropy -5.49, the
     minimum.
     """
-
-    name = "gaussian"
 
     def entropy(self, layer: AttentionTokens) -> Tensor:
         """The entropy of each image, shape ``(batch,)``; see :meth:`EntropyVariant.entropy`."""

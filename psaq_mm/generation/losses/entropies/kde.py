@@ -14,7 +14,7 @@ from .base import ENTROPIES, KernelVariant
 POINTS = 65
 
 
-@ENTROPIES.register
+@ENTROPIES.register("kde")
 class KernelDensityEntropy(KernelVariant):
     """The entropy of a density estimated from the comparable pairs i < j of one image.
 
@@ -34,8 +34,6 @@ class KernelDensityEntropy(KernelVariant):
     Raises:
         GenerationError: Fewer than two points, or a bandwidth below the spacing.
     """
-
-    name = "kde"
 
     def __init__(self, bandwidth: float | None = None, points: int | None = None) -> None:
         points = POINTS if points is None else points

@@ -12,7 +12,7 @@ from .base import ENTROPIES, KernelVariant
 V1_BANDWIDTH, V1_POINTS, V1_OFFSET = 0.01, 10, 1e-4
 
 
-@ENTROPIES.register
+@ENTROPIES.register("v1")
 class V1Entropy(KernelVariant):
     """V1's entropy: token 0 is dropped in any network, all N * N similarities count, regions are ignored.
 
@@ -32,8 +32,6 @@ class V1Entropy(KernelVariant):
     Raises:
         GenerationError: Fewer than two points, or a bandwidth that is not positive.
     """
-
-    name = "v1"
 
     def __init__(self, bandwidth: float | None = None, points: int | None = None) -> None:
         super().__init__(V1_BANDWIDTH if bandwidth is None else bandwidth, V1_POINTS if points is None else points)
