@@ -11,7 +11,7 @@ from torch import nn
 
 from psaq_mm.errors import UsageError
 from psaq_mm.models import calibration_function, output_function, quantize_in_place
-from psaq_mm.models.adapters.decomposed import transformer_blocks
+from psaq_mm.models.adapters.declaration import transformer_blocks
 from psaq_mm.quantization import set_enabled
 from tests.conftest import random_weights
 
