@@ -251,6 +251,28 @@ def test_an_override_quantizes_the_head_of_a_timm_classifier():
     assert isinstance(student.model.head, QuantLinear)
 
 
+def test_the_names_of_artifacts_are_those_of_two_types():
+    init_default_scope("mmpretrain")
+    timm = {**TIMM_VIT, "num_classes": 5, "pretrained": False}
+    for named, general in (
+        (
+            {"type": "psaq_mm.QuantizedTimmClassifier", **timm, "quantization": {}},
+            {
+                "type": "psaq_mm.QuantizedModel",
+                "host": "mmpretrain.TimmClassifier",
+                **timm,
+                "quantization": {"scope": "backbone"},
+            },
+        ),
+        (
+            {"type": "psaq_mm.QuantSwinTransformer", **SWIN, "quantization": {}},
+            {"type": "psaq_mm.QuantizedBackbone", "host": "mmdet.SwinTransformer", **SWIN, "quantization": {}},
+        ),
+    ):
+        ours, theirs = MODELS.build(named), MODELS.build(general)
+        assert type(ours) is type(theirs) and ours.state_dict().keys() == theirs.state_dict().keys()
+
+
 def test_scope_model_quantizes_a_classifiers_head():
     init_default_scope("mmpretrain")
     config = ConfigDict(
@@ -352,6 +374,10 @@ def test_timm_models_take_the_size_that_they_were_built_for(name):
 def test_windows_that_may_not_be_padded_need_a_large_image():
     model = built("mmpretrain", {"type": "SwinTransformer", "arch": SWIN, "img_size": SIZE})
     check_image_size(model, (224, 256))
+    v2 = built("mmpretrain", {"type": "SwinTransformerV2", "arch": SWIN_V2, "img_size": SIZE})
+    check_image_size(v2, (256, 256))
+    with pytest.raises(UsageError, match="smaller than a window, give 256x256 or more"):
+        check_image_size(v2, (224, 256))
     with pytest.raises(UsageError, match="smaller than a window, give 224x224 or more, or set pad_small_map"):
         check_image_size(model, (192, 256))
 
