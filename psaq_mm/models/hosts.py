@@ -66,7 +66,7 @@ def host_imports() -> Iterator[None]:
 
 
 def import_failure(error: Exception) -> str | None:
-    """What to say of an error that a module raised while it was imported; None for an error of another origin."""
+    """The message for an error raised while a module was imported; None for an error of another origin."""
     modules = [name for name in imported_modules(error.__traceback__) if not name.startswith("psaq_mm")]
     if not modules:
         return None

@@ -1,4 +1,4 @@
-"""Whether a backbone takes images of a size."""
+"""Checks whether a backbone takes images of a size."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def check_image_size(backbone: nn.Module, size: tuple[int, int]) -> None:
 
 
 def _declared(table: ClassTable[Callable[[Any], T | None]], modules: list[nn.Module]) -> list[T]:
-    """What the adapters' functions give for modules, without None."""
+    """The values of the adapters' functions for modules, without None."""
     found = [(table.of(type(module)), module) for module in modules]
     values = [function(module) for function, module in found if function is not None]
     return [value for value in values if value is not None]

@@ -1,4 +1,4 @@
-"""What the hosts' load hooks change: which keys a hook gets, and which buffers it drops."""
+"""The hosts' load hooks: which keys they get, and which buffers they drop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class PartialLoadHook:
     """A host's load hook that is called without some of the keys.
 
     Args:
-        hook: Called with the state dict and whatever else torch gives it.
+        hook: Called with the state dict and torch's other arguments.
         hidden: It does not get keys that contain one of these.
     """
 

@@ -1,4 +1,4 @@
-"""Conversion of what surrounds attention, the same for all families: blocks, patch embeddings and patch mergings."""
+"""Conversion of the modules around attention, shared by all families: blocks, patch embeddings, patch mergings."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class NormOrder(Enum):
     ``PRE``: ``x + f(norm(x))``. The first layer of ``f`` reads a norm's output and nothing else does, so a scale for
     each channel of its input can go into the norm's gamma and beta.
 
-    ``POST``: ``norm(f(x))`` is added to ``x`` (SwinV2). No layer of the block reads a norm's output alone: what enters
-    ``f`` is also a summand of the residual sum.
+    ``POST``: ``norm(f(x))`` is added to ``x`` (SwinV2). A norm's output is then
+    also a summand of the residual sum, so no layer's scales can go into its gamma and beta.
     """
 
     PRE = "pre"

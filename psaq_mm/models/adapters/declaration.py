@@ -59,7 +59,7 @@ class Adapter:
     Attributes:
         attentions: Attention classes and how each is quantized: the factory gets the float module, its name in the
             model and the policy, and returns the quantized module.
-        taps: Which classes are tapped, and how: the attention itself, or the module around it if that one knows the
+        taps: Which classes are tapped, and how: the attention itself, or the module around it if that one has the
             geometry (window attention). A tap gets the module, its name, where to put the tokens, and how many tokens
             stand before the patches; it attaches hooks and returns their handles.
         blocks: Transformer blocks. Their children are converted in the order of registration.

@@ -32,7 +32,7 @@ class DecomposedAttention(nn.Module):
     fp_notes: dict[str, str]
 
     def adopt(self, module: Any, scale: float, drop: nn.Module) -> None:
-        """Take over what every form has: number of heads, scale, dropout of the softmax output."""
+        """Set what all forms have: number of heads, scale, dropout of the softmax output."""
         self.num_heads, self.scale, self.attn_drop = module.num_heads, scale, drop
 
     def add_products(
@@ -50,8 +50,8 @@ class DecomposedAttention(nn.Module):
             policy: What to quantize and how.
             projection: The attribute of the layer that computes q, k and v, for notes.
             output: The quantizer of that layer's output, if it has one.
-            normalised: Whether q and k are normalised behind that layer. Its output is then not what is multiplied, and
-                q and k get quantizers of their own in every scheme.
+            normalised: Whether q and k are normalised behind that layer. Its output is then no operand of the first
+                product, and q and k get quantizers of their own in every scheme.
         """
         deploy = policy.scheme == "deploy"
         for product in ("qk", "av"):

@@ -102,7 +102,7 @@ register_adapter(
             (MMPRETRAIN_ATTENTION, "timm.models.swin_transformer_v2.WindowAttention"),
             QuantWindowMSAV2.from_module,
         ),
-        # mmpretrain's attention stands in the ShiftWindowMSA of V1, whose tap the module swin declares
+        # mmpretrain puts V2's attention into V1's ShiftWindowMSA, whose tap swin.py declares
         taps={"timm.models.swin_transformer_v2.SwinTransformerV2Block": tap_timm_block},
         blocks=(
             "mmpretrain.models.backbones.swin_transformer_v2.SwinBlockV2",

@@ -17,9 +17,9 @@ from .declaration import TAPS
 
 
 def prefix_tokens(model: nn.Module, name: str) -> int:
-    """How many tokens stand before the patches (class, distillation, registers) in what the module ``name`` reads.
+    """How many tokens (class, distillation, registers) precede the patches in the input of the module ``name``.
 
-    The attention does not know; the innermost module around it that has an attribute for it does.
+    The number is an attribute of a module around the attention; the innermost module that has one counts.
     """
     parents: list[Any] = [model]
     for part in name.split(".")[:-1]:
@@ -47,7 +47,7 @@ def sequence_tokens(merged: Tensor, heads: int, name: str, prefix: int) -> Atten
         merged: ``(images, n, heads * d)``.
         heads: How many heads.
         name: The layer.
-        prefix: How many tokens stand before the patches. Only the last of them is handed on, as class token: the
+        prefix: How many tokens precede the patches. Only the last of them is handed on, as class token: the
             entropy leaves out one token.
     """
     tokens = head_mean(merged, merged.shape[0], heads)[:, :, max(prefix - 1, 0) :]
