@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..utils.config_lookup import find_file
 
 KEYS = ("quantization", "generate", "calibrate", "distill", "by_bits", "arm", "progress", "pool_capacity")
-# Names until version 0.1, by section; recipes that use them work as before.
+# Names before version 0.2, by section; recipes that use them work as before.
 OLD_SECTIONS = {"images": "generate", "cycle": "distill", "quiet": "progress"}
 DEFAULTS = {"mmdet": "dfq_coco", "mmseg": "dfq_ade20k", "mmpretrain": "dfq_imagenet"}
 OLD_QUANTIZATION = {"weight_range": "weight_observer", "activation_range": "activation_observer"}
