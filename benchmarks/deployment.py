@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.deployment_benchmark import DeployBenchmark
 from benchmarks.timing import cpu
 from psaq_mm.cli import CONSOLE, benchmark_arguments, positive, read_config, run_tool
-from psaq_mm.deployment import Maps
+from psaq_mm.deployment import ExportWrapper
 from psaq_mm.engine.builder import build_pair
 from psaq_mm.models import backbone_of
 from psaq_mm.utils.atomic_files import save_json, writable_file
@@ -26,7 +26,7 @@ def main() -> int:
     args = parser.parse_args()
     record = read_record(writable_file(args.out), "benchmark", cpu=cpu(), threads=args.threads)
     cfg = read_config(args)
-    teacher, student = (Maps(backbone_of(model)[1]) for model in build_pair(cfg, args.random))
+    teacher, student = (ExportWrapper(backbone_of(model)[1]) for model in build_pair(cfg, args.random))
     height, width = args.size
     with tempfile.TemporaryDirectory() as folder:
         name = args.name or Path(args.config).stem

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import interleaved, ratio, threads
-from psaq_mm.deployment import ENGINES, Maps, by_kind, onnx_model, open_session, quantized_onnx, save_onnx
+from psaq_mm.deployment import ENGINES, ExportWrapper, by_kind, onnx_model, open_session, quantized_onnx, save_onnx
 from psaq_mm.deployment.artifact import save_openvino
 from psaq_mm.models import check_image_size, image_channels
 from psaq_mm.quantization import calibrating, freeze
@@ -62,8 +62,8 @@ class DeployBenchmark:
     def __init__(
         self,
         name: str,
-        teacher: Maps,
-        student: Maps,
+        teacher: ExportWrapper,
+        student: ExportWrapper,
         size: tuple[int, int],
         folder: Path,
         cores: int,

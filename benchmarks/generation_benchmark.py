@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.timing import interleaved, ratio
 from psaq_mm.distillation import Competition, ImageGenerator
 from psaq_mm.engine.builder import teacher_of
-from psaq_mm.generation import AttentionTokens, FeatureDistance, PatchSimilarityEntropy, SampleOptimiser, initial_images
+from psaq_mm.generation import AttentionTokens, Discrepancy, ImageOptimizer, PatchSimilarityEntropy, initial_images
 from psaq_mm.generation.losses.entropy import V1_BANDWIDTH, V1_OFFSET, V1_POINTS
 from psaq_mm.models import AttentionTaps, backbone_of, backbone_outputs, output_function, pixel_units
 from psaq_mm.quantization import calibrating, freeze
@@ -202,7 +202,7 @@ class GenerationBenchmark:
         stage = self.cycle if competition else self.warm_up
         options = {key: value for key, value in (stage.get("generator") or {}).items() if key != "micro_batch"}
         outputs = output_function(stage.get("distill_on", "backbone"), self.teacher)
-        distance = FeatureDistance(**(stage.get("discrepancy") or {}))
+        distance = Discrepancy(**(stage.get("discrepancy") or {}))
         with torch.no_grad():
             distance.fit(outputs(self.teacher, self.images))
         # Copies, since the taps on the generator's teacher would listen to the bare pass too.
@@ -212,7 +212,7 @@ class GenerationBenchmark:
         times: dict[str, list[float]] = {what: [], "bare": []}
         started = 0.0
 
-        def between(optimiser: SampleOptimiser) -> None:
+        def between(optimizer: ImageOptimizer) -> None:
             nonlocal started
             times[what].append(time.perf_counter() - started)
             start = time.perf_counter()

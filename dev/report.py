@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from psaq_mm.engine.arms import ARMS
-from psaq_mm.engine.results import SCHEMA, Metric, metric_of
+from psaq_mm.engine.results import SCHEMA
 from psaq_mm.errors import PSAQError
+from psaq_mm.utils.metrics import Metric, metric_of
 from psaq_mm.visualization.record_tables import markdown
 
 

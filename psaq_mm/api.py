@@ -16,7 +16,7 @@ from mmengine.config import Config
 from rich.console import Console
 from torch import Tensor, nn
 
-from .deployment import Maps
+from .deployment import ExportWrapper
 from .deployment.artifact import FORMATS, Artifact, export_part
 from .deployment.artifact import export as export_artifact
 from .engine.hooks.report import ReportHook
@@ -259,6 +259,8 @@ def export(
     if isinstance(source, Result) and source.work_dir is None:
         body = getattr(source.model, "backbone", source.model)  # timm's model is exported with its classes
         check_image_size(body, size)
-        return export_part(Maps(body), target, kind, size, batch=batch, weights=weights, channels=image_channels(body))
+        return export_part(
+            ExportWrapper(body), target, kind, size, batch=batch, weights=weights, channels=image_channels(body)
+        )
     folder = source.work_dir if isinstance(source, Result) else Path(source)
     return export_artifact(open_artifact(folder), target, kind, size, batch, part, weights=weights)

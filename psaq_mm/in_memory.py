@@ -20,7 +20,7 @@ from .engine.hooks import ProgressHook
 from .engine.loops.base import height_and_width
 from .engine.recipe import default_recipe, parse_bits, recipe_of
 from .errors import PSAQError, UsageError
-from .generation import FeatureDistance, SamplePool
+from .generation import Discrepancy, SamplePool
 from .models import (
     backbone_of,
     backbone_outputs,
@@ -32,7 +32,7 @@ from .models import (
     without_checkpointing,
 )
 from .models.checkpoint import check_finite
-from .quantization import CoverageReport, check_calibrated, coverage, freeze, recording_sqnr
+from .quantization import CoverageReport, check_calibrated, coverage, freeze, make_rounding, recording_sqnr
 from .utils.atomic_files import save_tensors
 
 LIBRARY = "mmpretrain"  # whose recipe timm's models get
@@ -185,13 +185,14 @@ def run(
     options = {key: distill.pop(key, None) for key in ("generator", "discrepancy", "distill_on")}
     settings = CycleSettings(**distill)
     outputs = output_function(options["distill_on"] or "backbone", teacher)
-    discrepancy = FeatureDistance(**(options["discrepancy"] or {}))
+    discrepancy = Discrepancy(**(options["discrepancy"] or {}))
     improver = ImageGenerator(frozen, source.generator, seed, events.warn, **(options["generator"] or {}))
     count, start = recipe.generate.images, first.get("start", "fractal")
     batch, steps = first.get("batch_size", 16), first.get("steps", 100)
     pool.add(generate(source, generator, MemoryStore(), count, size, start, batch, steps, events=events), tag="first")
     images = pool.first(recipe.calibrate.get("images", 32))
-    calibrate(student, images, backbone_outputs, **calibration, events=events)
+    rounding = make_rounding(calibration.get("rounding", "nearest"))
+    calibrate(student, images, backbone_outputs, calibration.get("batch_size", 8), rounding, events=events)
     TeacherStudentCycle(source, student, pool, outputs, discrepancy, settings, improver, events=events).run()
     with recording_sqnr(student), torch.no_grad():
         for part in pool.first(32).split(8):

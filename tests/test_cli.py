@@ -50,7 +50,7 @@ PATTERN = [{"pattern": "backbone.stages.7", "bits": 4}]
         ({"dfq.generate.image_size": (100, 64)}, ["images of 100x64 do not fit SwinTransformer", "example 96x64"]),
         ({"dfq.generate": 3}, ["dfq.generate is not valid"]),
         ({"dfq.calibrate.batch": 3}, ["dfq.calibrate is not valid", "batch"]),
-        ({"dfq.calibrate.rounding": "up"}, ["calibrate.rounding 'up' is unknown: use one of nearest, gptq"]),
+        ({"dfq.calibrate.rounding": "up"}, ["calibrate.rounding 'up' is unknown: use one of gptq, nearest"]),
         ({"dfq.generate.image_size": (64, 64, 3)}, ["image_size (64, 64, 3) is no size", "height and width"]),
         ({"dfq.generate.image_size": 0}, ["image_size 0 is no size"]),
         ({"dfq.distill.cycles": -1}, ["must not be negative"]),

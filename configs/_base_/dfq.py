@@ -8,7 +8,7 @@ dfq = dict(
         activation_bits=8,
         scheme='deploy',
         scope='backbone',
-        weight_range='mse',
+        weight_observer='mse',
         # Images have 8 bits: fewer would take what no training gives back, for a thousandth of the weights.
         overrides=[dict(pattern='backbone.patch_embed', bits=8)]),
     generate=dict(
@@ -42,6 +42,6 @@ dfq = dict(
         distill_on='backbone'),
     # Below 8 bits, outliers are worth less than the steps they cost; at 4 the step decides everywhere.
     by_bits=dict(
-        w6a6=dict(quantization=dict(activation_range='percentile')),
+        w6a6=dict(quantization=dict(activation_observer='percentile')),
         w4a4=dict(
-            quantization=dict(activation_range='percentile', norm_inputs='per_channel', softmax_grid='log2'))))
+            quantization=dict(activation_observer='percentile', norm_inputs='per_channel', softmax_grid='log2'))))

@@ -7,7 +7,7 @@
 from ..errors import ExportError
 from .engines import ENGINES, Session, open_session
 from .layers import ActivationQDQ, DeployConv2d, DeployLinear, DeployMatMul, deployed
-from .onnx_file import DEFAULT_OPSET, STORAGE, Maps, onnx_model, quantized_onnx, save_onnx
+from .onnx_file import DEFAULT_OPSET, STORAGE, ExportWrapper, onnx_model, quantized_onnx, save_onnx
 from .operators import KINDS, by_kind
 from .runtime import RuntimeBackbone
 
@@ -21,7 +21,7 @@ __all__ = [
     "DeployLinear",
     "DeployMatMul",
     "ExportError",
-    "Maps",
+    "ExportWrapper",
     "RuntimeBackbone",
     "Session",
     "by_kind",

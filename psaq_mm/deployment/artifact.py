@@ -24,7 +24,7 @@ from ..models.checkpoint import load_weights, read_checkpoint
 from ..models.host_types import buildable
 from ..quantization import check_calibrated, coverage
 from ..utils.atomic_files import save_tensors, save_with
-from . import DEFAULT_OPSET, ExportError, Maps, quantized_onnx, save_onnx
+from . import DEFAULT_OPSET, ExportError, ExportWrapper, quantized_onnx, save_onnx
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
 RUNS_ON = {"onnx": "onnxruntime", "openvino": "openvino"}
@@ -64,7 +64,7 @@ class Artifact:
         self.model.eval()
         check_calibrated(self.model)
 
-    def part(self, names: Sequence[str]) -> Maps:
+    def part(self, names: Sequence[str]) -> ExportWrapper:
         """The parts of the model that are exported, in turn.
 
         Raises:
@@ -77,7 +77,7 @@ class Artifact:
             if part is None:
                 raise UsageError(f"{type(self.model).__name__} has no {name}: export its backbone alone")
             parts.append(part)
-        return Maps(*parts)
+        return ExportWrapper(*parts)
 
     def metadata(self) -> dict[str, str]:
         """What the exported file says of its origin: config, quantization, versions and coverage."""
@@ -154,7 +154,7 @@ def check_target(target: Path, kind: str) -> None:
         raise ExportError("openvino is not installed: pip install 'psaq_mm[deploy]'")
 
 
-def export_part(part: Maps, target: Path, kind: str, size: tuple[int, int], **options: Any) -> list[Path]:
+def export_part(part: ExportWrapper, target: Path, kind: str, size: tuple[int, int], **options: Any) -> list[Path]:
     """Write a quantized module as the file of an engine.
 
     Args:

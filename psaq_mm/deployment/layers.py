@@ -159,8 +159,7 @@ def stored_integers(layer: QuantizedLayer) -> tuple[Tensor, Tensor]:
     quantizer = layer.weight_quantizer
     assert isinstance(quantizer, WeightQuantizer)
     layer.refresh()
-    fold = layer.input_fold()
-    weight = layer.weight.detach() if fold is None else layer.weight.detach() * fold
+    weight = layer.folded_weight().detach()
     scale = quantizer.scale.detach().float().expand(len(weight)).contiguous()
     with torch.no_grad():
         multiples = quantizer(weight) / scale.view(-1, *[1] * (weight.dim() - 1))
@@ -183,7 +182,7 @@ class DeployLinear(nn.Module):
         self.input, self.output = activation(layer.input_quantizer), activation(layer.output_quantizer)
         bias = None if layer.bias is None else layer.bias.detach().clone()
         if layer.weight_quantizer is None:
-            self.weight: nn.Module = Float(layer.weight.detach().T.contiguous())
+            self.weight: nn.Module = FloatWeight(layer.weight.detach().T.contiguous())
         else:
             integers, scale = stored_integers(layer)
             self.weight = StoredWeight(integers.T.contiguous(), scale, axis=1)
@@ -199,7 +198,7 @@ class DeployLinear(nn.Module):
         return self.output(y if self.bias is None else y + self.bias.view(*[1] * (y.dim() - 1), -1))
 
 
-class Float(nn.Module):
+class FloatWeight(nn.Module):
     """A tensor that stays as it is.
 
     Args:
@@ -229,7 +228,7 @@ class DeployConv2d(nn.Module):
             raise ExportError(f"a convolution with padding {layer.padding_mode!r}, {layer.padding!r} is not exported")
         self.options = (layer.stride, layer.padding, layer.dilation, layer.groups)
         quantized = layer.weight_quantizer is not None
-        self.weight = StoredWeight(*stored_integers(layer), axis=0) if quantized else Float(layer.weight.detach())
+        self.weight = StoredWeight(*stored_integers(layer), axis=0) if quantized else FloatWeight(layer.weight.detach())
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:

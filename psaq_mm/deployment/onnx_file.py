@@ -26,7 +26,7 @@ DEFAULT_OPSET, LOWEST_OPSET = 21, 18
 STORAGE = ("int8", "int4")
 
 
-class Maps(nn.Module):
+class ExportWrapper(nn.Module):
     """What is exported: images to feature maps, in a tuple, through one part or several in turn.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..quantization import calibrating, quantized_linears, recording_moments, round_weights
+from ..quantization import Rounding, calibrating, make_rounding
 from .networks import Events, Outputs, Processes
 from .recovery import MicroBatch
 
@@ -22,7 +22,7 @@ def calibrate(
     images: Tensor,
     forward: Outputs,
     batch_size: int,
-    rounding: str = "nearest",
+    rounding: Rounding | None = None,
     micro_batch: MicroBatch | None = None,
     processes: Processes | None = None,
     events: Events | None = None,
@@ -37,7 +37,7 @@ def calibrate(
         images: ``(count, channels, H, W)``, as the network gets them.
         forward: Runs every quantizer of the student.
         batch_size: Images at a time.
-        rounding: How weights are rounded once ranges are known: ``'nearest'`` or ``'gptq'``.
+        rounding: How weights are rounded once ranges are known; None for the nearest integers.
         micro_batch: How many images pass together; None to find out.
         processes: The processes that share the run.
         events: Receives the progress.
@@ -46,24 +46,23 @@ def calibrate(
         The student.
     """
     processes, events = processes or Processes(), events or Events()
+    rounding = rounding or make_rounding("nearest")
     batches = images.split(batch_size)
     shared = 1 < processes.size <= len(batches)
     if shared:
         batches = batches[processes.rank :: processes.size]
     passes: list[Callable[[nn.Module], AbstractContextManager[Any]]] = [partial(calibrating, across_processes=shared)]
-    if rounding == "gptq":
-        passes.append(recording_moments)
+    if rounding.needs_inputs:
+        passes.append(rounding.collect)
     events.begin(STAGE, len(passes) * len(batches))
     micro_batch = micro_batch or MicroBatch(events.warn)
-    seen: Any = None
     for done, observe in enumerate(passes):
         # Retry each pass separately: its closing collective must run once.
         one = partial(run_pass, student, forward, observe, batches, done * len(batches), events)
-        seen = micro_batch.run(batch_size, one)
-    if rounding == "gptq":
-        for layer in quantized_linears(student) if shared else ():
-            processes.sum(seen.setdefault(layer, layer.weight.new_zeros([layer.in_features] * 2, dtype=torch.float64)))
-        round_weights(seen)
+        micro_batch.run(batch_size, one)
+    if shared:
+        rounding.all_reduce(processes.sum)
+    rounding.apply(student)
     return student
 
 
@@ -75,16 +74,11 @@ def run_pass(
     done: int,
     events: Events,
     size: int,
-) -> Any:
-    """Pass all batches through the student while it is observed, ``size`` images at a time.
-
-    Returns:
-        What the observing context yields.
-    """
+) -> None:
+    """Pass all batches through the student while it is observed, ``size`` images at a time."""
     device = next(student.parameters()).device
-    with observe(student) as seen, torch.no_grad():
+    with observe(student), torch.no_grad():
         for step, batch in enumerate(batches, done + 1):
             for part in batch.split(size):
                 forward(student, part.to(device))
             events.step(STAGE, step)
-    return seen

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import GenerationError
-from ..generation import FeatureDistance, RollFlip, SampleOptimiser, SamplePool
+from ..generation import Discrepancy, ImageOptimizer, RollFlip, SamplePool
 from .generate import ImageSource
 from .generator_step import Competition, ImageGenerator
 from .networks import Events, Outputs, Processes
@@ -104,7 +104,7 @@ class TeacherStudentCycle:
         student: nn.Module,
         pool: SamplePool,
         outputs: Outputs,
-        discrepancy: FeatureDistance,
+        discrepancy: Discrepancy,
         settings: CycleSettings,
         generator: ImageGenerator | None,
         state: DistillState | None = None,
@@ -184,12 +184,12 @@ class TeacherStudentCycle:
             Terms and gradient norms of the last step.
         """
         generator, settings = self.generator, self.settings
-        if generator is None:
+        if generator is None or not settings.generator_steps:
             return {}
         offset = (cycle - 1) * settings.steps
         start = self.starting_images() if part.generator is None else part.generator.optimizer["images"]
 
-        def after_step(optimizer: SampleOptimiser) -> None:
+        def after_step(optimizer: ImageOptimizer) -> None:
             def save() -> None:
                 part.generator = generator.state(optimizer)
                 self.events.save()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..generation import ImageStore, SampleOptimiser, initial_images
+from ..generation import ImageOptimizer, ImageStore, initial_images
 from .generator_step import ImageGenerator
 from .networks import Events, Processes, Teacher
 from .state import GenerateState
@@ -70,7 +70,7 @@ def generate_images(
     events.begin(STAGE, len(sizes) * steps)
     for index in range(len(state.done), len(sizes)):
 
-        def after_step(optimizer: SampleOptimiser, index: int = index) -> None:
+        def after_step(optimizer: ImageOptimizer, index: int = index) -> None:
             def save() -> None:
                 state.batch = generator.state(optimizer)
                 events.save()

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from ..errors import NonFiniteLossError, PSAQError
 from ..generation import (
     AttentionTokens,
-    FeatureDistance,
+    Discrepancy,
+    ImageOptimizer,
     ImagePrior,
     PatchSimilarityEntropy,
     RollFlip,
-    SampleOptimiser,
     rms_differences,
 )
 from .networks import Outputs, Teacher
@@ -41,7 +41,7 @@ class Competition:
 
     student: nn.Module
     outputs: Outputs
-    discrepancy: FeatureDistance
+    discrepancy: Discrepancy
     share: float = 1.0
 
 
@@ -107,7 +107,7 @@ class ImageGenerator:
         self,
         images: Tensor,
         steps: int,
-        after_step: Callable[[SampleOptimiser], None],
+        after_step: Callable[[ImageOptimizer], None],
         competition: Competition | None = None,
         resume: BatchState | None = None,
     ) -> Tensor:
@@ -128,7 +128,7 @@ class ImageGenerator:
             PSAQError: Memory runs out with a single image, or the model's outputs carry no gradient.
         """
         teacher, units, device = self.teacher, self.teacher.units, self.teacher.device
-        optimizer = SampleOptimiser(
+        optimizer = ImageOptimizer(
             units.from_network(images.to(device)),
             units.lower.to(device),
             units.upper.to(device),
@@ -138,7 +138,6 @@ class ImageGenerator:
             augment=self.augment,
             generator=self.generator,
             micro_batch=self.micro_batch.size,
-            log_gradients=True,
             gradient_every=self.gradient_every,
         )
         self.goals = rms_differences(optimizer.images).mean(1) if self.keep_smoothness else None
@@ -185,7 +184,7 @@ class ImageGenerator:
                 after_step(optimizer)
         return units.to_network(optimizer.images.detach())
 
-    def state(self, optimizer: SampleOptimiser) -> BatchState:
+    def state(self, optimizer: ImageOptimizer) -> BatchState:
         """What the remaining steps of a batch depend on."""
         return BatchState(optimizer.state_dict(), self.goals, self.balance)
 
@@ -206,7 +205,7 @@ class ImageGenerator:
             raise NonFiniteLossError(f"entropy of layer {wrong[0]}" if wrong else "entropy", step)
         return value
 
-    def with_memory(self, optimizer: SampleOptimiser, call: Callable[[], T]) -> T:
+    def with_memory(self, optimizer: ImageOptimizer, call: Callable[[], T]) -> T:
         """Make a call that passes the images through the networks, with smaller micro-batches where memory runs out.
 
         Raises:
@@ -224,7 +223,7 @@ class ImageGenerator:
 
         return self.micro_batch.run(len(optimizer.images), attempt, undo)
 
-    def balanced(self, loss: Callable[..., dict[str, Tensor]], optimizer: SampleOptimiser, share: float) -> float:
+    def balanced(self, loss: Callable[..., dict[str, Tensor]], optimizer: ImageOptimizer, share: float) -> float:
         """The factor b for which, on the first chunk of images, ``|grad b D| = share |grad L_PSE|``."""
         optimizer.part = slice(optimizer.micro_batch)
         view = optimizer.images[optimizer.part].detach().requires_grad_(True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import GenerationError, NonFiniteLossError
-from ..generation import FeatureDistance
+from ..generation import Discrepancy
 from ..quantization import freeze, relative_groups, trainable_groups, unfreeze
 from .networks import Outputs, Processes
 from .recovery import Backoff, MicroBatch
@@ -43,7 +43,7 @@ class StudentTrainer:
         teacher: nn.Module,
         student: nn.Module,
         outputs: Outputs,
-        discrepancy: FeatureDistance,
+        discrepancy: Discrepancy,
         total: int,
         relative_lr: dict[str, float] | None = None,
         micro_batch: MicroBatch | None = None,

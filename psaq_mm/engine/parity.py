@@ -18,9 +18,9 @@ from ..deployment.artifact import FORMATS, RUNS_ON, Artifact, export
 from ..errors import UsageError
 from ..models import backbone_outputs
 from ..quantization import sqnr
+from ..utils.metrics import metric_of
 from .dataset_checks import needed, readable
 from .evaluation import evaluate
-from .results import metric_of
 
 WIDTHS = {"weight_bits": 8, "activation_bits": 8}
 

@@ -11,9 +11,10 @@ from ..errors import UsageError
 from ..utils.config_lookup import find_file
 
 KEYS = ("quantization", "generate", "calibrate", "distill", "by_bits", "arm", "progress", "pool_capacity")
-# Names until version 0.1, by section; recipes that use them work as before.
+# Names before version 0.2, by section; recipes that use them work as before.
 OLD_SECTIONS = {"images": "generate", "cycle": "distill", "quiet": "progress"}
 DEFAULTS = {"mmdet": "dfq_coco", "mmseg": "dfq_ade20k", "mmpretrain": "dfq_imagenet"}
+OLD_QUANTIZATION = {"weight_range": "weight_observer", "activation_range": "activation_observer"}
 OLD_DISTILL = {"distance": "discrepancy", "place": "distill_on"}
 
 
@@ -34,7 +35,7 @@ def recipe_of(cfg: Config, bits: tuple[int, int] | None = None) -> ConfigDict:
 
     ``by_bits`` says what a width changes, key by key and nested as the recipe itself::
 
-        by_bits=dict(w4a4=dict(quantization=dict(activation_range='percentile'), cycle=dict(student_steps=30)))
+        by_bits=dict(w4a4=dict(quantization=dict(activation_observer='percentile'), cycle=dict(student_steps=30)))
 
     Args:
         cfg: A config with a ``dfq`` section, which stays as it is.
@@ -88,10 +89,11 @@ def with_new_names(section: ConfigDict) -> ConfigDict:
     for old, new in OLD_SECTIONS.items():
         if old in section:
             merge_over(section, new, section.pop(old))
-    distill = section.get("distill")
-    for old, new in OLD_DISTILL.items():
-        if isinstance(distill, dict) and old in distill:
-            merge_over(distill, new, distill.pop(old))
+    for part, names in (("distill", OLD_DISTILL), ("quantization", OLD_QUANTIZATION)):
+        options = section.get(part)
+        for old, new in names.items():
+            if isinstance(options, dict) and old in options:
+                merge_over(options, new, options.pop(old))
     return section
 
 

@@ -18,7 +18,7 @@ from ..errors import PSAQError, UsageError
 from ..generation import SamplePool
 from ..quantization import State, quantizers
 from ..utils.atomic_files import replacing, write_tensors
-from ..utils.image_store import ImageFiles
+from ..utils.image_store import DiskImageStore
 
 
 @dataclass
@@ -45,7 +45,7 @@ class RunState:
     seed: int
     teacher: Teacher
     generator: torch.Generator
-    images: ImageFiles
+    images: DiskImageStore
     pool: SamplePool
     student: nn.Module | None = None
     done: list[str] = field(default_factory=list)
@@ -120,7 +120,7 @@ def previous_path(path: Path) -> Path:
     return path.with_suffix(".previous.pth")
 
 
-def readable_states(path: Path, images: ImageFiles) -> list[tuple[Path, dict[str, Any]]]:
+def readable_states(path: Path, images: DiskImageStore) -> list[tuple[Path, dict[str, Any]]]:
     """The last state and the one before it, those of them that can be read and whose images exist.
 
     Args:

@@ -38,7 +38,7 @@ from ..quantization import (
 )
 from ..registry import LOOPS, RUNNERS
 from ..utils.atomic_files import save_json, writable_folder
-from ..utils.image_store import ImageFiles
+from ..utils.image_store import DiskImageStore
 from ..utils.memory import keep_freed_memory
 from ..utils.terminal import keep_terminal_quiet
 from ..utils.termination import Termination
@@ -190,7 +190,7 @@ class DFQRunner(Runner):
     def new_state(self) -> RunState:
         """The state of a run that has not begun."""
         seed, rank = self.seed or 0, get_rank()
-        images = ImageFiles(self.folder / f"pool{rank or ''}")
+        images = DiskImageStore(self.folder / f"pool{rank or ''}")
         return RunState(
             self.folder,
             recipe_hash(self.cfg.model.to_dict(), self.options.to_dict(), self.seed),

@@ -1,39 +1,35 @@
-"""Images for data-free quantization, optimised from noise. Pure torch: nothing of mm*, timm or the rest of the package.
+"""Image generation for data-free quantization, in plain torch: the losses and the optimisation of images.
 
-Read in this order: ``tokens`` (what a layer hands over), ``entropy`` (the loss that shapes the images; ``similarity``,
-``pairs`` and ``kernel_density`` are its arithmetic), ``prior``, ``augment``, ``optimiser`` (with ``schedule``),
-``competition`` (the teacher-student distance) and ``pool``.
+The three equations of the paper are in one file each: :mod:`.losses.entropy` (``L_PSE``), :mod:`.losses.prior`
+(``L_TV``) and :mod:`.losses.discrepancy` (D). :mod:`.tokens` defines their input, :mod:`.starts` the initial images,
+:mod:`.optimizer` the steps on the pixels and :mod:`.pool` the memory of finished images. A new entropy, distance or
+initial image is a registered class in a file of its own, see :mod:`psaq_mm.utils.registry`.
 """
 
 from ..errors import GenerationError, NonFiniteLossError
 from .augment import RollFlip, View
-from .initial import fractal_noise, initial_images, white_noise
-from .losses.discrepancy import FeatureDistance
-from .losses.entropy import PatchSimilarityEntropy, similarity_entropy
-from .losses.prior import ImagePrior, rms_differences, v1_tv
-from .optimizer import SampleOptimiser
-from .pool import ImageStore, SamplePool, image_bytes
+from .losses.discrepancy import Discrepancy
+from .losses.entropy import PatchSimilarityEntropy
+from .losses.prior import ImagePrior, rms_differences
+from .optimizer import ImageOptimizer
+from .pool import ImageStore, SamplePool
 from .schedule import cosine_with_warmup
+from .starts import initial_images
 from .tokens import AttentionTokens
 
 __all__ = [
     "AttentionTokens",
-    "FeatureDistance",
+    "Discrepancy",
     "GenerationError",
+    "ImageOptimizer",
     "ImagePrior",
     "ImageStore",
     "NonFiniteLossError",
     "PatchSimilarityEntropy",
     "RollFlip",
-    "SampleOptimiser",
     "SamplePool",
-    "image_bytes",
     "View",
     "cosine_with_warmup",
-    "fractal_noise",
     "initial_images",
     "rms_differences",
-    "similarity_entropy",
-    "v1_tv",
-    "white_noise",
 ]

@@ -1,4 +1,4 @@
-"""Gradient descent on the pixels of a batch of images."""
+"""Optimisation of the pixels of a batch of images by Adam."""
 
 from __future__ import annotations
 
@@ -11,46 +11,47 @@ from torch import Tensor
 
 from ..errors import GenerationError, NonFiniteLossError
 from .augment import RollFlip, View
-from .initial import Bounds, channel_bounds
-from .schedule import SCHEDULES
+from .bounds import Bounds, channel_bounds
+from .schedule import cosine_with_warmup
 
 LossFunction = Callable[[Tensor], dict[str, Tensor]]
 
 
-class SampleOptimiser:
-    """Adam on images, inside the range of valid pixels.
+class ImageOptimizer:
+    """Adam on the pixels of a batch of images, within the range of valid pixels.
 
-    One step: draw a view of the images (shift, flip), ask ``loss_fn`` for its loss terms, add them up, step down the
-    gradient and clamp every channel to its range. Adam with betas (0.5, 0.9) and lr 0.2 (DeiT; 0.25 for Swin), cosine
-    after a warm-up, and the clamp are V1's published code; micro-batches and per-term gradients are ours.
+    One step draws a view of the images (shift, flip), calls ``loss_fn`` for the loss terms, sums them, makes one Adam
+    step on the gradient and clamps every channel to its range. Adam with betas (0.5, 0.9) and learning rate 0.2 (DeiT;
+    0.25 for Swin), the cosine schedule after a warm-up, and the clamp are those of V1's published code; micro-batches
+    and gradient norms per term are ours.
 
-    With ``micro_batch`` the images pass through ``loss_fn`` in chunks, each weighted by its share of the batch: terms
-    that are means over images, as all of this package but ``v1``'s entropy, give the step of the whole batch while
-    only one chunk's activations are held.
+    With ``micro_batch`` the images pass through ``loss_fn`` in chunks, each weighted by its share of the batch, so that
+    only one chunk's activations are held. The step equals that of the whole batch for terms that are means over
+    images: all of this package except the entropy variant ``v1``.
 
     Args:
-        images: Where to start, shape ``(batch, channels, H, W)``; copied to float32 and clamped.
+        images: Initial images, shape ``(batch, channels, H, W)``; copied to float32 and clamped.
         lower: Smallest valid value per channel, in normalised units.
         upper: Largest valid value per channel.
-        steps: Length of the schedule; no step can be taken beyond it.
+        steps: Length of the schedule, and the maximal number of steps.
         lr: Peak learning rate.
-        betas: Adam's.
-        warmup: Steps of linear warm-up, at most ``steps``.
-        schedule: ``"cosine"`` or ``"constant"``, after the warm-up.
-        generator: Source of the views; the default is a new one of seed 0. Saved and restored with the state.
-        augment: Draws the views, ``None`` for the images as they are.
-        micro_batch: Images per chunk, ``None`` for all at once.
-        log_gradients: Report the norm of every term's gradient on the images.
-        gradient_every: ... at step 0 and every so many steps, for it takes one backward pass a term.
+        betas: Adam's coefficients.
+        warmup: Steps of linear warm-up, at most ``steps``; see :func:`psaq_mm.generation.cosine_with_warmup`.
+        generator: Source of randomness of the views, by default a new one of seed 0. Part of the state.
+        augment: Draws the views; ``None`` uses the images as they are.
+        micro_batch: Images per chunk; ``None`` for the whole batch.
+        gradient_every: Interval in steps, from step 0, at which the gradient norm of every term is measured. Such a
+            step takes one backward pass per term.
 
     Attributes:
-        images: The images as they stand.
-        part: Which of them ``loss_fn`` is being asked about, for terms that know single images.
-        lr: The peak learning rate, which may be changed between steps.
-        micro_batch: Images per chunk, likewise.
+        images: The current images.
+        part: The slice of the images in the current call of ``loss_fn``, for terms with a separate setting per image.
+        lr: Peak learning rate; may be changed between steps.
+        micro_batch: Images per chunk; may be changed between steps.
+        step_count: Number of steps taken.
 
     Raises:
-        GenerationError: A value lies outside its range.
+        GenerationError: An argument is outside its range.
     """
 
     def __init__(
@@ -62,17 +63,13 @@ class SampleOptimiser:
         lr: float = 0.2,
         betas: tuple[float, float] = (0.5, 0.9),
         warmup: int = 0,
-        schedule: str = "cosine",
         generator: torch.Generator | None = None,
         augment: RollFlip | None = None,
         micro_batch: int | None = None,
-        log_gradients: bool = False,
         gradient_every: int = 10,
     ) -> None:
         if images.dim() != 4 or not len(images):
-            raise GenerationError(f"images of shape {tuple(images.shape)}: hand (batch, channels, H, W), at least one")
-        if schedule not in SCHEDULES:
-            raise GenerationError(f"schedule {schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")
+            raise GenerationError(f"images of shape {tuple(images.shape)}: pass (batch, channels, H, W), at least one")
         if not 0 <= warmup <= steps or steps < 1:
             raise GenerationError(
                 f"{warmup} warm-up steps of {steps}: give at least 1 step and no more warm-up than that"
@@ -83,40 +80,40 @@ class SampleOptimiser:
             raise GenerationError("micro_batch and gradient_every must be at least 1")
         self._lower, self._upper = channel_bounds(lower, upper, images.device)
         if len(self._lower) != images.shape[1]:
-            raise GenerationError(f"{len(self._lower)} bounds for {images.shape[1]} channels: give one pair a channel")
+            raise GenerationError(
+                f"{len(self._lower)} bounds for {images.shape[1]} channels: give one pair per channel"
+            )
         self.images = images.detach().float().clamp(self._lower, self._upper)
         self.step_count, self.steps, self.warmup, self.lr = 0, steps, warmup, lr
         self.generator = generator if generator is not None else torch.Generator().manual_seed(0)
-        self.augment, self.micro_batch = augment, micro_batch
-        self.log_gradients, self.gradient_every = log_gradients, gradient_every
+        self.augment, self.micro_batch, self.gradient_every = augment, micro_batch, gradient_every
         self.part = slice(None)
-        self._scale = SCHEDULES[schedule]
         self._adam = torch.optim.Adam([self.images], lr=lr, betas=betas)
 
     @property
     def lr_scale(self) -> float:
-        """The schedule's factor on the learning rate at the coming step."""
-        return self._scale(self.step_count, self.steps, self.warmup)
+        """The schedule's factor on the learning rate in the next step, in [0, 1]."""
+        return cosine_with_warmup(self.step_count, self.steps, self.warmup)
 
     def step(self, loss_fn: LossFunction) -> dict[str, float]:
-        """Moves the images once.
+        """Makes one step.
 
         Args:
-            loss_fn: Takes a view of (a chunk of) the images, same shape, and returns the weighted loss terms by name,
-                scalars, means over the images.
+            loss_fn: Takes a view of the images, or of a chunk of them, of shape ``(count, channels, H, W)`` and
+                returns the weighted loss terms by name: scalars, means over these images.
 
         Returns:
-            ``loss`` (the sum), ``lr``, ``loss/<term>`` for each term and, at the steps that log them,
+            ``loss`` (the sum), ``lr``, ``loss/<term>`` for each term and, every ``gradient_every`` steps,
             ``gradient/<term>``: the L2 norm of the term's gradient on the whole batch.
 
         Raises:
-            NonFiniteLossError: A term or the gradient is NaN or infinite; images and step are as before the call.
-            GenerationError: All steps are taken, or no term depends on the images.
+            NonFiniteLossError: A term or the gradient is NaN or infinite; images and step count are unchanged.
+            GenerationError: All steps have been taken, or no term depends on the images.
         """
         if self.step_count >= self.steps:
-            raise GenerationError(f"all {self.steps} steps are taken: make a new SampleOptimiser to go on")
+            raise GenerationError(f"all {self.steps} steps are taken: make a new ImageOptimizer to go on")
         view = self.augment.draw(self.generator) if self.augment is not None else None
-        by_term = self.log_gradients and self.step_count % self.gradient_every == 0
+        by_term = self.step_count % self.gradient_every == 0
         gradient = torch.empty_like(self.images)
         values: dict[str, float] = {}
         squares: dict[str, float] = {}
@@ -141,7 +138,7 @@ class SampleOptimiser:
         return record
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the coming steps depend on beside the constructor's arguments: a copy, safe to keep."""
+        """A copy of everything that later steps depend on, except the constructor's arguments."""
         return {
             "images": self.images.clone(),
             "adam": copy.deepcopy(self._adam.state_dict()),
@@ -152,14 +149,14 @@ class SampleOptimiser:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where ``state_dict`` was taken; on the same machine the steps are then identical to the bit.
+        """Continues from a :meth:`state_dict`; on the same machine the steps are then equal bit by bit.
 
         Raises:
-            GenerationError: The state is of images of another shape.
+            GenerationError: The state holds images of another shape.
         """
         if state["images"].shape != self.images.shape:
             raise GenerationError(
-                f"the state holds images {tuple(state['images'].shape)}, this optimiser {tuple(self.images.shape)}: "
+                f"the state holds images {tuple(state['images'].shape)}, this optimizer {tuple(self.images.shape)}: "
                 "resume with the batch and size of the interrupted run"
             )
         self.images.copy_(state["images"])
@@ -172,7 +169,7 @@ class SampleOptimiser:
     def _differentiate(
         self, images: Tensor, view: View | None, loss_fn: LossFunction, by_term: bool
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """The terms' values on a chunk and its gradients, one for each term or one for their sum."""
+        """The values of the terms on a chunk, and their gradients: one per term or one of their sum."""
         pixels = images.detach().requires_grad_()
         terms = loss_fn(pixels if view is None else view(pixels))
         values = dict(zip(terms, torch.stack([term.detach() for term in terms.values()]).tolist(), strict=True))
@@ -181,7 +178,7 @@ class SampleOptimiser:
         outputs = live if by_term or not live else {"gradient": torch.stack(list(live.values())).sum()}
         gradients = {}
         for position, (name, output) in enumerate(outputs.items(), start=1):
-            # Not backward(): that would leave gradients on the networks' own parameters.
+            # Not backward(), which would also add gradients to the networks' parameters.
             more = position < len(outputs)
             gradient = torch.autograd.grad(output, pixels, retain_graph=more, allow_unused=True)[0]
             if gradient is not None:

@@ -1,9 +1,9 @@
-"""What has been generated so far, for the student to learn from."""
+"""The pool of generated images that the student is calibrated and trained on."""
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from ..errors import GenerationError
+from ..utils.tensor_bytes import image_bytes
 
 
 class ImageStore(Protocol):
-    """Keeps images elsewhere, on disk for instance, under names."""
+    """Stores images outside the pool under names, for example on disk."""
 
     def keep(self, image: Tensor) -> str:
-        """Take an image, ``(channels, H, W)``, float32 on the CPU, and give its name."""
+        """Stores an image ``(channels, H, W)``, float32 on the CPU, and returns its name."""
 
     def open(self, name: str) -> Tensor:
-        """The image of a name."""
+        """Returns the image of a name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,20 +33,23 @@ class _Sample:
 
 
 class SamplePool:
-    """A bounded memory of samples: the newest batch and a uniform choice of all before it (ours).
+    """A bounded pool of images: the newest batch and a uniform sample of all earlier images (ours).
 
-    Why a reservoir and no queue: the pool is there so that the student does not forget, and a queue forgets first what
-    is oldest. Every sample draws a key once, uniform in [0, 1); when the pool overflows, the samples with the largest
-    keys leave, newest batch excepted. Whatever has been added, the rest is then a uniform draw without replacement
-    from all earlier samples, of any age (bottom-k sampling).
+    Every image gets a key, drawn once from U[0, 1). When the pool exceeds its capacity, the images with the largest
+    keys are removed, except the newest batch. The remaining earlier images are then a uniform sample without
+    replacement from all earlier images, whatever their age (bottom-k sampling). The pool prevents the student from
+    forgetting early images, which a queue would remove first.
 
-    Images are kept on the CPU in float32, one tensor each, so that leaving frees memory at once; or by a store, whose
-    names then stand in the state instead of the images.
+    Images are kept on the CPU in float32, one tensor each, so that a removed image frees its memory. With a store,
+    images are kept there and the state dict contains their names instead.
+
+    Example: with capacity 4 and three batches of two images, the pool holds both images of batch 3 and two random
+    images of batches 1 and 2.
 
     Args:
-        capacity: Most images to hold.
-        seed: Of the keys.
-        store: Where images are kept; None for memory. What left the pool stays there until somebody deletes it.
+        capacity: Maximal number of images.
+        seed: Seed of the keys.
+        store: Where images are kept; None for memory. The pool never deletes an image from the store.
 
     Raises:
         GenerationError: The capacity is below 1.
@@ -53,7 +57,7 @@ class SamplePool:
 
     def __init__(self, capacity: int, seed: int = 0, store: ImageStore | None = None) -> None:
         if capacity < 1:
-            raise GenerationError(f"capacity {capacity} holds nothing: give at least 1")
+            raise GenerationError(f"capacity {capacity} is too small: give at least 1")
         self.capacity, self._store = capacity, store
         self._samples: list[_Sample] = []  # oldest first, the newest batch last
         self._newest = 0
@@ -69,12 +73,12 @@ class SamplePool:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of its images."""
+        """Height and width of the images."""
         height, width = self.first(1).shape[-2:]
         return height, width
 
     def first(self, count: int) -> Tensor:
-        """The oldest images, as many as there are up to ``count``; a copy."""
+        """The ``count`` oldest images, or all if there are fewer; a copy."""
         return self._stack(range(min(count, len(self))))
 
     @property
@@ -89,31 +93,31 @@ class SamplePool:
 
     @property
     def names(self) -> list[str]:
-        """What the store calls the images, in the order of :attr:`images`; empty without a store."""
+        """Names of the images in the store, in the order of :attr:`images`; empty without a store."""
         return [sample.name for sample in self._samples if sample.name is not None]
 
     def add(self, images: Tensor, tag: str = "") -> None:
-        """Takes in a batch, which becomes the newest one.
+        """Adds a batch, which becomes the newest one.
 
         Args:
             images: Shape ``(count, channels, H, W)``, finite.
-            tag: Where they come from, for instance ``"cycle-3"``.
+            tag: Origin of the images, for example ``"cycle-3"``.
 
         Raises:
-            GenerationError: They do not fit the capacity or the images held, or are not finite.
+            GenerationError: The images exceed the capacity, differ in size from those in the pool, or are not finite.
         """
         if images.dim() != 4 or not 1 <= len(images) <= self.capacity:
             raise GenerationError(
                 f"cannot add {tuple(images.shape)} to a pool of {self.capacity}: "
-                "hand (count, channels, H, W) of at most its capacity"
+                "pass (count, channels, H, W) of at most its capacity"
             )
         if self._samples and images.shape[1:] != self._samples[0].image.shape:
             held = tuple(self._samples[0].image.shape)
-            raise GenerationError(f"the pool holds images {held}, not {tuple(images.shape[1:])}: use one pool a size")
+            raise GenerationError(f"the pool holds images {held}, not {tuple(images.shape[1:])}: use one pool per size")
         if not bool(images.isfinite().all()):
             raise GenerationError("the images are not finite: stop the generation at its last good state")
         keys = torch.rand(len(images), dtype=torch.float64, generator=self._generator).tolist()
-        # Cloned one by one: views would keep the whole batch in memory as long as one image of it is held.
+        # Cloned one by one: a view of a single image would keep the whole batch in memory.
         batch = [
             self._sample(image.to("cpu", torch.float32), tag, key)
             for image, key in zip(images.detach(), keys, strict=True)
@@ -131,12 +135,12 @@ class SamplePool:
         Args:
             count: Number of images.
             generator: A CPU generator.
-            newest: Share drawn from the newest batch, rounded; the rest comes from before it. While there is nothing
-                before it, everything does.
+            newest: Share of images from the newest batch, rounded; the others come from earlier batches. If there are
+                none, all images come from the newest batch.
 
         Returns:
-            Shape ``(count, channels, H, W)``, on the CPU. No image comes twice from either part before all of that
-            part have come once.
+            Shape ``(count, channels, H, W)``, on the CPU. Within each of the two parts, no image is drawn a second
+            time before all images of the part have been drawn once.
 
         Raises:
             GenerationError: The pool is empty, or ``count`` or ``newest`` is out of range.
@@ -153,14 +157,14 @@ class SamplePool:
         return self._stack(picks + _deal(count - from_newest, past, generator))
 
     def sha256(self) -> str:
-        """Hash of the float32 bytes of all images in order, as they lie in memory; equal for equal samples."""
+        """SHA-256 of the float32 bytes of all images, in the order of :attr:`images`."""
         digest = hashlib.sha256()
         for sample in self._samples:
             digest.update(image_bytes(sample.image))
         return digest.hexdigest()
 
     def state_dict(self) -> dict[str, Any]:
-        """The samples, or their names where a store keeps them, and the state of the keys' generator."""
+        """The images, or their names in the store, with tags and keys, and the state of the keys' generator."""
         return {
             "images": self.images if self._samples and self._store is None else None,
             "names": self.names,
@@ -171,10 +175,10 @@ class SamplePool:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Replaces the contents by those of a :meth:`state_dict`.
+        """Replaces the contents by a :meth:`state_dict`.
 
         Raises:
-            GenerationError: The state holds more images than the capacity, or names them and there is no store.
+            GenerationError: The state has more images than the capacity, or names of a store and the pool has no store.
         """
         tags, keys = state["tags"], state["keys"]
         if len(tags) > self.capacity:
@@ -182,7 +186,7 @@ class SamplePool:
         images = [] if state["images"] is None else list(state["images"])
         if state["names"]:
             if self._store is None:
-                raise GenerationError("the state names images that a store keeps: give the pool that store")
+                raise GenerationError("the state has names of images in a store: give the pool that store")
             images = [self._store.open(name) for name in state["names"]]
         self._samples = [
             self._sample(image.cpu(), tag, key) for image, tag, key in zip(images, tags, keys, strict=True)
@@ -196,20 +200,14 @@ class SamplePool:
         name = self._store.keep(image)
         return _Sample(self._store.open(name), tag, key, name)
 
-    def _stack(self, indices: Any) -> Tensor:
+    def _stack(self, indices: Iterable[int]) -> Tensor:
         if not self._samples:
             raise GenerationError("the pool is empty: add samples first")
         return torch.stack([self._samples[index].image for index in indices])
 
 
-def image_bytes(image: Tensor) -> bytes:
-    """An image's values as they lie in memory, row after row."""
-    flat = image.contiguous()
-    return ctypes.string_at(flat.data_ptr(), flat.nbytes)
-
-
 def _deal(count: int, population: int, generator: torch.Generator) -> list[int]:
-    """``count`` indices below ``population``: shuffled decks, one after the other."""
+    """``count`` indices below ``population``, from one random permutation after the other."""
     picks: list[int] = []
     while len(picks) < count:
         picks += torch.randperm(population, generator=generator).tolist()

@@ -1,4 +1,4 @@
-"""What a tap on an attention layer hands over."""
+"""The tokens of an attention layer and which pairs of them are comparable."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ PADDING = -1
 
 @dataclass(frozen=True, eq=False)
 class AttentionTokens:
-    """The tokens of one attention layer and which of them may be compared.
+    """The tokens of one attention layer and which pairs of them are comparable.
 
-    Two tokens form a pair when they lie in the same group and carry the same region id. In Swin a group is a window;
-    a shifted window holds parts of the image that do not touch and mask each other from attention: one id each.
+    Two tokens are comparable if they have the same group and the same region id. In Swin a group is a window. A
+    shifted window contains parts of the image that are not adjacent and are masked from each other's attention; each
+    part has its own region id.
 
     Example: one window of four tokens with regions ``[[0, 0, 1, -1]]`` has a single pair, (0, 1).
 
     Args:
         tokens: ``attn @ v`` averaged over the heads, shape ``(batch, groups, N, d)``, any floating type. Global
             attention is one group.
-        regions: Region ids, int64, shape ``(groups, N)``; -1 marks window padding. ``None``: everything is comparable
-            within its group.
+        regions: Region ids, int64, shape ``(groups, N)``; -1 marks window padding. ``None``: all tokens of a group are
+            comparable.
         layer: Name of the layer, for messages and logs.
-        has_class_token: Token 0 of every group is a class token, not a patch.
+        has_class_token: Whether token 0 of every group is a class token instead of a patch.
 
     Raises:
-        GenerationError: A shape or a type is not as above.
+        GenerationError: A shape or a type differs from the above.
     """
 
     tokens: Tensor
@@ -42,14 +43,14 @@ class AttentionTokens:
         shape = tuple(self.tokens.shape)
         if len(shape) != 4 or not self.tokens.is_floating_point():
             raise GenerationError(
-                f"tokens of layer {self.layer!r} are {self.tokens.dtype} {shape}: hand floats (batch, groups, N, d)"
+                f"tokens of layer {self.layer!r} are {self.tokens.dtype} {shape}: pass floats (batch, groups, N, d)"
             )
         if self.regions is None:
             return
         if self.regions.dtype != torch.int64 or tuple(self.regions.shape) != shape[1:3]:
             raise GenerationError(
                 f"regions of layer {self.layer!r} are {self.regions.dtype} {tuple(self.regions.shape)}: "
-                f"hand int64 {shape[1:3]}"
+                f"pass int64 {shape[1:3]}"
             )
 
     def without_first(self) -> AttentionTokens:
@@ -70,16 +71,16 @@ class AttentionTokens:
 
 
 def pair_mask(count: int, regions: Tensor | None, device: torch.device, rows: slice = slice(0, None)) -> Tensor:
-    """Which entries of similarity matrices are comparable pairs; each pair once, no token with itself.
+    """Which entries of the similarity matrices are comparable pairs i < j.
 
     Args:
         count: N, the side of a matrix.
         regions: Region ids, int64, shape ``(groups, N)``, or None.
-        device: Where the mask is wanted.
-        rows: Which rows are; columns then begin where they do.
+        device: Device of the mask.
+        rows: The rows r to compute; the columns c start at the first of these rows.
 
     Returns:
-        Boolean, shape ``(groups, r, c)``; without regions ``(1, r, c)``, since all groups are alike.
+        Boolean, shape ``(groups, r, c)``; without regions ``(1, r, c)``, because all groups have the same pairs.
     """
     position = torch.arange(count, device=device)
     upper = (position[rows, None] < position[None, rows.start :]).unsqueeze(0)

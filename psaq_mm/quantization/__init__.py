@@ -1,6 +1,6 @@
-"""Uniform fake quantization for PyTorch models: specs, quantizers, quantized layers, conversion and coverage.
+"""Fake quantization for PyTorch models: specs, quantizers, quantized layers, conversion and coverage.
 
-Pure torch. The usual way through::
+Needs torch alone. Example::
 
     policy = QuantPolicy(weight_bits=4, activation_bits=8)
     model = quantize_model(model, policy)
@@ -13,6 +13,7 @@ Pure torch. The usual way through::
 """
 
 from ..errors import QuantizationError
+from ..utils.class_table import full_name
 from .calibration import (
     calibrating,
     check_calibrated,
@@ -20,13 +21,11 @@ from .calibration import (
     quantized_layers,
     quantizers,
     recording_sqnr,
-    set_enabled,
     trainable_groups,
     unfreeze,
 )
 from .convert import (
     convert_child,
-    full_name,
     is_quantized,
     quantize_conv2d,
     quantize_linear,
@@ -36,22 +35,31 @@ from .convert import (
 from .coverage import CoverageReport, CoverageRow, coverage
 from .functional import affine_parameters, fake_quantize, sqnr
 from .layers import QuantConv2d, QuantizedLayer, QuantLinear, QuantMatMul
-from .observers import EMAObserver, MinMaxObserver, MSEObserver, Observer, PercentileObserver, make_observer
+from .observers import Observer, make_observer, register_observer
 from .policy import LayerSpecs, QuantPolicy
-from .quantizer import Quantizer, State, WeightQuantizer
+from .quantizer import Quantizer, State
 from .rates import relative_groups
-from .rounding import gptq, quantized_linears, recording_moments, round_weights
+from .rounding import (
+    ROUNDINGS,
+    GPTQRounding,
+    Rounding,
+    collect_hessians,
+    gptq,
+    make_rounding,
+    quantized_linears,
+    register_rounding,
+    round_weights,
+)
 from .spec import QuantSpec, activation_spec, weight_spec
+from .weight_quantizer import WeightQuantizer
 
 __all__ = [
+    "ROUNDINGS",
     "CoverageReport",
     "CoverageRow",
-    "EMAObserver",
+    "GPTQRounding",
     "LayerSpecs",
-    "MSEObserver",
-    "MinMaxObserver",
     "Observer",
-    "PercentileObserver",
     "QuantConv2d",
     "QuantLinear",
     "QuantMatMul",
@@ -60,12 +68,14 @@ __all__ = [
     "QuantizationError",
     "QuantizedLayer",
     "Quantizer",
+    "Rounding",
     "State",
     "WeightQuantizer",
     "activation_spec",
     "affine_parameters",
     "calibrating",
     "check_calibrated",
+    "collect_hessians",
     "convert_child",
     "coverage",
     "fake_quantize",
@@ -74,18 +84,19 @@ __all__ = [
     "gptq",
     "is_quantized",
     "make_observer",
+    "make_rounding",
     "quantize_conv2d",
     "quantize_linear",
     "quantize_model",
     "quantized_layers",
     "quantized_linears",
     "quantizers",
-    "recording_moments",
     "recording_sqnr",
-    "round_weights",
+    "register_observer",
     "register_quantized",
+    "register_rounding",
     "relative_groups",
-    "set_enabled",
+    "round_weights",
     "sqnr",
     "trainable_groups",
     "unfreeze",

@@ -1,4 +1,4 @@
-"""Operations on all quantizers of a model: calibrate, freeze, switch, measure, find what to train."""
+"""Operations on all quantizers of a model: calibrate, freeze, measure the SQNR, collect trainable parameters."""
 
 from __future__ import annotations
 
@@ -10,22 +10,17 @@ from torch import distributed, nn
 
 from ..errors import QuantizationError
 from .layers import QuantizedLayer
-from .quantizer import Quantizer, State, WeightQuantizer
+from .quantizer import Quantizer, State
+from .weight_quantizer import WeightQuantizer
 
 
 def quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
-    """Name and module of every quantizer, shared ones once."""
+    """Name and module of every quantizer; shared quantizers occur once."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, Quantizer))
 
 
-def set_enabled(model: nn.Module, enabled: bool) -> None:
-    """Switches all quantizers on, or off (the model then computes as the float one, in every state)."""
-    for _, quantizer in quantizers(model):
-        quantizer.enabled = enabled
-
-
 def freeze(model: nn.Module) -> None:
-    """Fixes all scales, those of weights after bringing them up to date.
+    """Fixes all scales; those of weights are recomputed first.
 
     Raises:
         QuantizationError: A quantizer isn't calibrated.
@@ -38,7 +33,7 @@ def freeze(model: nn.Module) -> None:
 
 
 def unfreeze(model: nn.Module) -> None:
-    """Makes activation scales learnable again and lets weight scales follow the weights.
+    """Makes activation scales learnable again; weight scales are again recomputed from the weights.
 
     Raises:
         QuantizationError: A quantizer isn't calibrated.
@@ -49,10 +44,10 @@ def unfreeze(model: nn.Module) -> None:
 
 
 def check_calibrated(model: nn.Module) -> None:
-    """Makes sure that every quantizer is ready to run.
+    """Checks that every quantizer is calibrated.
 
     Raises:
-        QuantizationError: Some aren't; one line with their number, the first of them and what to do.
+        QuantizationError: Some aren't; the message has their number, the first name and what to do.
     """
     names = [name for name, quantizer in quantizers(model) if quantizer.state not in (State.CALIBRATED, State.FROZEN)]
     if names:
@@ -64,10 +59,10 @@ def check_calibrated(model: nn.Module) -> None:
 
 @contextmanager
 def calibrating(model: nn.Module, across_processes: bool = False) -> Iterator[nn.Module]:
-    """Calibrates a model on what runs through it inside the ``with`` block.
+    """Calibrates a model on the batches that pass through it inside the ``with`` block.
 
-    Weights are calibrated on entry, so activations are observed with quantized weights and unquantized activations.
-    Quantizers that are switched off are left alone. If the block raises, activations are left uncalibrated.
+    Weights are calibrated on entry; activations are observed with quantized weights and unquantized activations.
+    Disabled quantizers are not changed. If the block raises, activations are left uncalibrated.
 
     Example::
 
@@ -76,15 +71,15 @@ def calibrating(model: nn.Module, across_processes: bool = False) -> Iterator[nn
                 model(batch)
 
     Args:
-        model: A model with quantizers; calibrating again starts from nothing.
-        across_processes: Whether all processes of ``torch.distributed`` calibrate the same model, each on batches of
-            its own: ranges are then those of all batches, in every process.
+        model: A model with quantizers; an earlier calibration is discarded.
+        across_processes: Whether all processes of ``torch.distributed`` calibrate the same model, each on its own
+            batches. Every process then has the ranges of all batches.
 
     Yields:
         The model.
 
     Raises:
-        QuantizationError: A quantizer saw no data (all such are named), or a weight isn't finite.
+        QuantizationError: Quantizers saw no data (the message names all of them), or a weight isn't finite.
     """
     observing = {name: q for name, q in _activations(model) if q.enabled}
     for quantizer in observing.values():
@@ -99,20 +94,21 @@ def calibrating(model: nn.Module, across_processes: bool = False) -> Iterator[nn
         raise
     idle = [name for name, quantizer in observing.items() if not quantizer.has_data]
     if across_processes:
-        # A quantizer is merged by all processes or by none, or they would wait for each other forever.
-        everyones: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
-        distributed.all_gather_object(everyones, idle)
-        idle = [name for name in observing if any(name in one for one in everyones)]
+        # Either all processes merge a quantizer or none does; otherwise the collective call would block forever.
+        gathered: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
+        distributed.all_gather_object(gathered, idle)
+        idle = [name for name in observing if any(name in one for one in gathered)]
         for name, quantizer in observing.items():
             if name not in idle:
-                quantizer.reduce()
+                quantizer.all_reduce()
     for name, quantizer in observing.items():
         if name in idle:
             quantizer.reset()
         else:
             quantizer.calibrate()
+    # The weight of such a layer is quantized times the scales of its input, which are known only now.
     for layer in quantized_layers(model):
-        if layer.input_fold() is not None:
+        if layer.input_channel_scale() is not None:
             layer.calibrate_weight()
     if idle:
         raise QuantizationError(
@@ -123,13 +119,13 @@ def calibrating(model: nn.Module, across_processes: bool = False) -> Iterator[nn
 
 @contextmanager
 def recording_sqnr(model: nn.Module) -> Iterator[nn.Module]:
-    """Measures the SQNR of every weight (at once) and of every activation that runs inside the ``with`` block.
+    """Measures the SQNR of every weight (on entry) and of every activation inside the ``with`` block.
 
     Args:
         model: A calibrated model.
 
     Yields:
-        The model; read the results from ``Quantizer.sqnr`` or ``coverage``.
+        The model; ``Quantizer.sqnr`` and ``coverage`` give the results.
 
     Raises:
         QuantizationError: A quantizer isn't calibrated.
@@ -152,11 +148,12 @@ def recording_sqnr(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def trainable_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The parameters that training may move, by kind, for one learning rate each.
+    """The trainable parameters of a quantized model by kind, so that each kind can have its own learning rate.
 
     Returns:
-        ``weight`` and ``bias`` of the quantized layers, ``scale``: scales and zero points of calibrated, unfrozen
-        activation quantizers. Parameters with ``requires_grad`` off are left out, shared ones appear once.
+        ``weight`` and ``bias``: those of the quantized layers. ``scale``: scales and zero points of the activation
+        quantizers that are calibrated and not frozen. Parameters that require no gradient are left out, shared ones
+        occur once.
     """
     candidates: dict[str, list[nn.Parameter | None]] = {
         "weight": [layer.weight for layer in quantized_layers(model)],
@@ -170,7 +167,7 @@ def trainable_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 
 def quantized_layers(model: nn.Module) -> Iterator[QuantizedLayer]:
-    """Every quantized layer, shared ones once."""
+    """Every quantized layer; shared layers occur once."""
     return (module for module in model.modules() if isinstance(module, QuantizedLayer))
 
 

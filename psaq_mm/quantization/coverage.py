@@ -1,4 +1,4 @@
-"""What is quantized and what isn't, and why: the report that leaves nothing out."""
+"""Report of all tensors of a model: which are quantized, and why the others are not."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class CoverageRow:
     Attributes:
         name: Module and tensor, e.g. ``'blocks.0.fc1.weight'`` or ``'blocks.0.attn.qk.left'``.
         kind: ``'weight'`` (of a Linear or Conv), ``'activation'``, ``'product'`` (operand or result of a product of
-            two activations) or ``'other'`` (biases, norms, tables, what an adapter notes).
-        bits: Bits, None where FP.
-        sqnr: dB on the samples it was recorded on, None while unknown.
-        reason: Why it is FP; empty where quantized.
+            two activations) or ``'other'`` (biases, norms, tables, notes of adapters).
+        bits: Bits, None if FP.
+        sqnr: SQNR in dB on the recorded samples, None while unknown.
+        reason: Why it is FP; empty if quantized.
     """
 
     name: str
@@ -38,22 +38,26 @@ class CoverageRow:
 
 @dataclass(frozen=True)
 class CoverageReport:
-    """All rows, in the order of the model's modules."""
+    """All rows, in the order of the model's modules.
+
+    Attributes:
+        rows: One row per tensor.
+    """
 
     rows: tuple[CoverageRow, ...]
 
     @property
     def quantized(self) -> int:
-        """How many tensors are quantized."""
+        """Number of quantized tensors."""
         return sum(row.bits is not None for row in self.rows)
 
     @property
     def fp(self) -> int:
-        """How many tensors stay FP."""
+        """Number of FP tensors."""
         return len(self.rows) - self.quantized
 
     def table(self) -> str:
-        """Plain text: one line a tensor and a summary by kind."""
+        """Plain text: one line per tensor and a summary by kind."""
         head = ("name", "kind", "bits", "SQNR dB", "why FP")
         cells = [head, *(_cells(row) for row in self.rows)]
         widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
@@ -75,9 +79,9 @@ class CoverageReport:
 def coverage(model: nn.Module, policy: QuantPolicy, prefix: str = "") -> CoverageReport:
     """Lists every parameter, every input of a Linear or Conv and every operand of a product.
 
-    A parameter ``p`` counts as quantized if its module has a quantizer named ``p_quantizer``. A module may explain what
-    it keeps FP in an attribute ``fp_notes: dict[str, str]``: a note named after a parameter or operand gives its
-    reason, any other note becomes a row of its own, e.g. ``{'softmax': 'scheme deploy keeps the softmax FP'}``.
+    A parameter ``p`` counts as quantized if its module has a quantizer named ``p_quantizer``. A module may give reasons
+    for its FP tensors in an attribute ``fp_notes: dict[str, str]``. A note whose key is a parameter or operand is its
+    reason; any other note becomes an additional row, e.g. ``{'softmax': 'scheme deploy keeps the softmax FP'}``.
 
     Args:
         model: A quantized model, or a model with quantized parts.
@@ -118,7 +122,7 @@ def _module_rows(module: nn.Module, name: str, policy: QuantPolicy, opaque: bool
 
 
 def _operands(module: nn.Module) -> tuple[str, tuple[str, ...]]:
-    """What enters the module's matrix products: the kind of the rows and the names of the tensors."""
+    """The operands of the module's matrix products: the kind of their rows, and their names."""
     if isinstance(module, QuantMatMul):
         return "product", ("left", "right")
     if isinstance(module, OPAQUE):
@@ -133,7 +137,7 @@ def _row(name: str, kind: str, quantizer: Quantizer | None, reason: str) -> Cove
 
 
 def _reason(module: nn.Module, name: str, policy: QuantPolicy) -> str:
-    """Why the tensors of a module stay FP where no quantizer holds them."""
+    """Why the tensors of a module that have no quantizer stay FP."""
     kept = policy.fp_reason(name)
     if kept:
         return kept

@@ -1,4 +1,4 @@
-"""Quantized layers. Each is made from its float sibling, shares its parameters and keeps its keys in the state dict."""
+"""Quantized layers. Each is made from a float layer, shares its parameters and keeps its keys in the state dict."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ from torch.nn import functional as F
 
 from ..errors import QuantizationError
 from .functional import usable_scale
-from .quantizer import Quantizer, State, WeightQuantizer
+from .quantizer import Quantizer, State
 from .spec import QuantSpec
+from .weight_quantizer import WeightQuantizer
 
 
 def _quantizer(spec: QuantSpec | None, name: str, role: str) -> Quantizer | None:
-    return None if spec is None else Quantizer(spec, f"{name}.{role}" if name else role)
+    return None if spec is None else Quantizer(spec, _label(name, role))
+
+
+def _label(name: str, role: str) -> str:
+    return f"{name}.{role}" if name else role
 
 
 class QuantizedLayer(nn.Module):
-    """What quantized layers share: quantizers around a computation with a weight; mixed into the float class.
+    """Mixin of the quantized layers: quantizers for the input, weight and output of a float layer class.
 
     Attributes:
-        input_quantizer: On the input, or None where it stays FP.
-        weight_quantizer: On the weight, or None.
-        output_quantizer: On the output, or None.
+        input_quantizer: Quantizer of the input, None if it stays FP.
+        weight_quantizer: Quantizer of the weight, None if it stays FP.
+        output_quantizer: Quantizer of the output, None if it stays FP.
     """
 
     weight: Any
@@ -35,11 +40,19 @@ class QuantizedLayer(nn.Module):
     def adopt(
         self, module: Any, weight: QuantSpec | None, input: QuantSpec | None, output: QuantSpec | None, name: str
     ) -> None:
-        """Takes over a float module's parameters (the same objects) and training flag, and adds the quantizers."""
+        """Takes over a float module's parameters (the same objects) and training flag, and adds the quantizers.
+
+        Args:
+            module: The float layer.
+            weight: Spec of the weight, None keeps it FP.
+            input: Spec of the input, None keeps it FP.
+            output: Spec of the output, None keeps it FP.
+            name: The layer's name in the model, for messages.
+        """
         self.weight, self.bias = module.weight, module.bias
         self.input_quantizer = _quantizer(input, name, "input_quantizer")
-        role = f"{name}.weight_quantizer" if name else "weight_quantizer"
-        self.weight_quantizer = None if weight is None else WeightQuantizer(weight, role)
+        label = _label(name, "weight_quantizer")
+        self.weight_quantizer = None if weight is None else WeightQuantizer(weight, label)
         self.output_quantizer = _quantizer(output, name, "output_quantizer")
         for quantizer in (self.input_quantizer, self.weight_quantizer, self.output_quantizer):
             if quantizer is not None:
@@ -47,32 +60,38 @@ class QuantizedLayer(nn.Module):
         self.train(module.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The float layer's result with input, weight and output quantized as asked; shapes as the float layer's."""
+        """The result of the float layer with quantized input, weight and output; shapes as in the float layer."""
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
         y = self.compute(x, self.quantized_weight())
-        return y if self.output_quantizer is None else self.output_quantizer(y)
+        if self.output_quantizer is not None:
+            y = self.output_quantizer(y)
+        return y
 
     def compute(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The float layer's computation with another weight."""
+        """The computation of the float layer with ``weight`` in place of its own."""
         raise TypeError(f"{type(self).__name__} must define compute(x, weight)")
 
     def quantized_weight(self) -> Tensor:
-        """The weight as it is multiplied: on its quantizer's grid, or as it is where that stays FP."""
+        """The weight that multiplies the input: fake-quantized, or the float weight if it stays FP."""
         if self.weight_quantizer is None or not self.weight_quantizer.enabled:
-            return self.weight
-        fold = self.input_fold()
-        return self.weight_quantizer(self.weight) if fold is None else self.weight_quantizer(self.weight * fold) / fold
+            weight: Tensor = self.weight
+            return weight
+        return self.divide_by_channel_scale(self.weight_quantizer(self.folded_weight()))
 
-    def input_fold(self) -> Tensor | None:
-        """What the weight of each input channel is multiplied by before it is quantized; None for one input scale.
+    def input_channel_scale(self) -> Tensor | None:
+        """The factor ``r_c`` of each input channel by which the weight is multiplied before it is quantized.
 
-        Integers can be summed over channels only if they have one scale, so an input quantized per channel is divided
-        by ``r_c = scale_c / mean(scale)``, and the weight multiplied by it (Li et al., *RepQ-ViT*, ICCV 2023)::
+        Integer products can only be summed over channels that have the same scale. An input quantized per channel is
+        therefore divided by ``r_c = scale_c / mean(scale)``, and the weight is multiplied by it (Li et al., *RepQ-ViT*,
+        ICCV 2023)::
 
             sum_c  x_c W_oc  =  sum_c  (x_c / r_c) (W_oc r_c)
 
-        Behind a LayerNorm the division costs nothing: it goes into gamma and beta.
+        Behind a LayerNorm the division adds no operation: it is merged into gamma and beta.
+
+        Returns:
+            Shape ``(in,)``; None if the input has one scale, stays FP or isn't calibrated.
         """
         quantizer = self.input_quantizer
         calibrated = quantizer is not None and quantizer.state in (State.CALIBRATED, State.FROZEN)
@@ -81,19 +100,31 @@ class QuantizedLayer(nn.Module):
         scale = usable_scale(quantizer.scale)
         return scale / scale.mean()
 
+    def folded_weight(self) -> Tensor:
+        """The weight times :meth:`input_channel_scale`: the values that the weight quantizer rounds."""
+        weight: Tensor = self.weight
+        ratio = self.input_channel_scale()
+        return weight if ratio is None else weight * ratio
+
+    def divide_by_channel_scale(self, x: Tensor) -> Tensor:
+        """Divides by :meth:`input_channel_scale`.
+
+        Args:
+            x: ``(..., in)``: a folded weight, which becomes the layer's weight, or a quantized input, which becomes the
+                input of the folded weight.
+        """
+        ratio = self.input_channel_scale()
+        return x if ratio is None else x / ratio
+
     def calibrate_weight(self) -> None:
-        """Finds the weight's clipping and scale, for the input's scales as they are."""
+        """Determines clip ratio and scale of the weight, for the current scales of the input."""
         if self.weight_quantizer is not None and self.weight_quantizer.enabled:
-            self.weight_quantizer.calibrate_from(self._folded_weight())
+            self.weight_quantizer.calibrate_from(self.folded_weight().detach())
 
     def refresh(self) -> None:
-        """Brings the weight's scale up to date with the weight, which an optimizer may have moved since forward."""
+        """Recomputes the scale of the weight, which an optimizer may have changed since the last forward."""
         if self.weight_quantizer is not None:
-            self.weight_quantizer.refresh(self._folded_weight())
-
-    def _folded_weight(self) -> Tensor:
-        fold = self.input_fold()
-        return self.weight if fold is None else self.weight.detach() * fold
+            self.weight_quantizer.refresh(self.folded_weight().detach())
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.refresh()
@@ -101,7 +132,7 @@ class QuantizedLayer(nn.Module):
 
 
 class QuantLinear(QuantizedLayer, nn.Linear):
-    """``nn.Linear`` with quantized input, weight and output; make it with ``from_module``."""
+    """``nn.Linear`` with quantized input, weight and output; created by ``from_module``."""
 
     @classmethod
     def from_module(
@@ -112,7 +143,7 @@ class QuantLinear(QuantizedLayer, nn.Linear):
         output: QuantSpec | None = None,
         name: str = "",
     ) -> QuantLinear:
-        """The quantized sibling of a Linear.
+        """The quantized form of a Linear.
 
         Args:
             module: The float layer; its parameters are shared.
@@ -126,14 +157,14 @@ class QuantLinear(QuantizedLayer, nn.Linear):
         return quantized
 
     def compute(self, x: Tensor, weight: Tensor) -> Tensor:
-        """See base class."""
+        """``x @ weight.T + bias``: ``(..., in)`` to ``(..., out)``."""
         return F.linear(x, weight, self.bias)
 
 
 class QuantConv2d(QuantizedLayer, nn.Conv2d):
-    """``nn.Conv2d`` with quantized input, weight and output; make it with ``from_module``.
+    """``nn.Conv2d`` with quantized input, weight and output; created by ``from_module``.
 
-    Zero padding is exact, since zero always lies on the input's grid.
+    Zero padding is exact, because zero is always on the input's grid.
     """
 
     @classmethod
@@ -145,7 +176,7 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
         output: QuantSpec | None = None,
         name: str = "",
     ) -> QuantConv2d:
-        """The quantized sibling of a Conv2d.
+        """The quantized form of a Conv2d.
 
         Args:
             module: The float layer; its parameters are shared.
@@ -158,7 +189,9 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
             QuantizationError: The input's spec is per channel.
         """
         if input is not None and input.per_channel:
-            raise QuantizationError(f"layer {name!r}: a Conv2d's input has one scale: only a Linear's may have more")
+            raise QuantizationError(
+                f"layer {name!r}: the input of a Conv2d needs one scale: only a Linear's may be per channel"
+            )
         quantized = cls(
             module.in_channels,
             module.out_channels,
@@ -175,12 +208,13 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
         return quantized
 
     def compute(self, x: Tensor, weight: Tensor) -> Tensor:
-        """See base class."""
-        return self._conv_forward(x, weight, self.bias)
+        """The convolution: ``(batch, in, H, W)`` to ``(batch, out, H', W')``."""
+        y: Tensor = self._conv_forward(x, weight, self.bias)
+        return y
 
 
 class QuantMatMul(nn.Module):
-    """``a @ b`` with quantized operands, for the two products of attention.
+    """``a @ b`` with quantized operands, for the two matrix products of attention.
 
     Args:
         left: Spec of ``a``, None keeps it FP.
@@ -208,4 +242,6 @@ class QuantMatMul(nn.Module):
         if self.right_quantizer is not None:
             b = self.right_quantizer(b)
         y = a @ b
-        return y if self.output_quantizer is None else self.output_quantizer(y)
+        if self.output_quantizer is not None:
+            y = self.output_quantizer(y)
+        return y

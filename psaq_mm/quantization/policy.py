@@ -1,4 +1,4 @@
-"""Which module gets which specs: the user's choice as one immutable value that goes through config files."""
+"""Quantization policy: which module gets which specs, as one immutable value that can be stored in a config."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import Any
 from ..errors import QuantizationError
 from .spec import QuantSpec, activation_spec, weight_spec
 
-SCHEMES = ("deploy", "psaq")
+SCHEMES = ("deploy", "paper")
+# Values and keys in configs and checkpoints of earlier versions.
+_OLD_SCHEME = "psaq"
+_OLD_KEYS = {"weight_range": "weight_observer", "activation_range": "activation_observer"}
 _TUNABLE = (
     "weight_bits",
     "activation_bits",
-    "weight_range",
-    "activation_range",
+    "weight_observer",
+    "activation_observer",
     "percentile",
     "norm_inputs",
     "norm_migration",
@@ -31,11 +34,11 @@ class LayerSpecs:
     """The specs of one module.
 
     Attributes:
-        weight: Of its weight.
-        activation: Of its activations, but for two kinds:
-        norm_input: Of an input that comes from a LayerNorm.
-        softmax: Of the softmax output, where it is a product of attention.
-        softmax_rows: Whether the softmax output is divided by its row's maximum before its quantizer.
+        weight: Spec of the weight.
+        activation: Spec of the activations, except for the two kinds below.
+        norm_input: Spec of an input that is the output of a LayerNorm.
+        softmax: Spec of the softmax output that is an operand of an attention product.
+        softmax_rows: Whether each row of the softmax output is divided by its maximum before it is quantized.
     """
 
     weight: QuantSpec
@@ -47,12 +50,12 @@ class LayerSpecs:
 
 @dataclass(frozen=True)
 class QuantPolicy:
-    """Bits and ranges of a model, with exceptions by module name.
+    """Bits and observers of a model, with exceptions by module name.
 
     An override is a mapping with a ``pattern`` (as in ``fnmatch``, where ``*`` also matches dots) and any of ``bits``
-    (weights and activations), ``weight_bits``, ``activation_bits``, ``weight_range``, ``activation_range``,
+    (weights and activations), ``weight_bits``, ``activation_bits``, ``weight_observer``, ``activation_observer``,
     ``percentile``, ``norm_inputs``, ``norm_migration``, ``softmax_grid``, ``softmax_granularity`` and ``keep_fp``. A
-    pattern that matches a module also covers everything below it. Later overrides win, key by key.
+    pattern that matches a module also covers its descendants. For each key, the last matching override applies.
 
     Example::
 
@@ -64,21 +67,24 @@ class QuantPolicy:
     Args:
         weight_bits: 2 to 8.
         activation_bits: 2 to 8.
-        scheme: ``'deploy'``: operands of every Linear, Conv and attention product, what INT8 engines run. ``'psaq'``:
-            also what PSAQ-ViT quantizes between them (residual sums, GELU output, bias tables), by the adapters.
-        weight_range: Range estimator of weights, see ``QuantSpec.range``.
-        activation_range: Range estimator of activations.
-        percentile: Per cent that the percentile estimator cuts on each side.
+        scheme: ``'deploy'``: the operands of every Linear, Conv and attention product, which INT8 engines run.
+            ``'paper'``: also the tensors between them that PSAQ-ViT quantizes (residual sums, GELU output, bias
+            tables); the adapters add these quantizers. ``'psaq'``, its old name, is replaced by ``'paper'``.
+        weight_observer: Range estimator of weights, see ``QuantSpec.observer``.
+        activation_observer: Range estimator of activations.
+        percentile: Per cent of the values that the percentile observer clips on each side.
         overrides: Exceptions, see above.
-        norm_inputs: ``'per_tensor'``, or ``'per_channel'``: the inputs that come from a LayerNorm have a scale for each
-            channel, which goes into gamma, beta and the next weight (see ``QuantizedLayer.input_fold``), so that they
-            deploy with one scale. The adapters know which these are.
-        norm_migration: How far these scales follow their channels' ranges, 0 to 1: 1 is RepQ-ViT's range of its own for
-            each, less is SmoothQuant's compromise (see ``migrated_range``).
+        norm_inputs: ``'per_tensor'``, or ``'per_channel'``: inputs that are the output of a LayerNorm have one scale
+            per channel, which is merged into gamma, beta and the next weight (see
+            ``QuantizedLayer.input_channel_scale``), so that they are deployed with one scale. The adapters define which
+            inputs these are.
+        norm_migration: How far these scales follow the ranges of their channels, 0 to 1. At 1 each channel has its own
+            range (RepQ-ViT); below 1 the scales are those of SmoothQuant (see ``migrated_range``).
         softmax_grid: Grid of the softmax output, ``'uniform'`` or ``'log2'``.
         softmax_granularity: ``'per_tensor'``, or ``'per_row'``: each row of the softmax output is divided by its
-            maximum before its quantizer and the product multiplied by it. Rows that look everywhere (1 / n each) then
-            have as many steps as rows that look at one place, and integers still have one scale.
+            maximum before it is quantized, and the product is multiplied by the maximum. Rows with nearly equal
+            probabilities (1 / n each) then use as many steps as rows with one large probability, and the integers still
+            have one scale.
 
     Raises:
         QuantizationError: A value or a key of an override isn't valid.
@@ -87,8 +93,8 @@ class QuantPolicy:
     weight_bits: int = 8
     activation_bits: int = 8
     scheme: str = "deploy"
-    weight_range: str = "minmax"
-    activation_range: str = "minmax"
+    weight_observer: str = "minmax"
+    activation_observer: str = "minmax"
     percentile: float = 0.05
     overrides: Sequence[Mapping[str, Any]] = ()
     norm_inputs: str = "per_tensor"
@@ -97,54 +103,62 @@ class QuantPolicy:
     softmax_granularity: str = "per_tensor"
 
     def __post_init__(self) -> None:
+        if self.scheme == _OLD_SCHEME:
+            object.__setattr__(self, "scheme", "paper")
         if self.scheme not in SCHEMES:
             raise QuantizationError(f"scheme={self.scheme!r} is unknown: use one of {SCHEMES}")
         if isinstance(self.overrides, str) or not all(isinstance(override, Mapping) for override in self.overrides):
-            raise QuantizationError(f"overrides={self.overrides!r} is no list of dict(pattern=..., bits=...)")
+            raise QuantizationError(
+                f"overrides={self.overrides!r} is no list of dict(pattern=..., bits=...): write one dict per exception"
+            )
         object.__setattr__(self, "overrides", tuple(_checked(override) for override in self.overrides))
         if self.softmax_granularity not in ("per_tensor", "per_row"):
             raise QuantizationError(
                 f"softmax_granularity={self.softmax_granularity!r} is unknown: use 'per_tensor' or 'per_row'"
             )
-        # Build every spec once, so that a wrong value is reported where the policy is written and not deep in a model.
+        # Every spec is built once, so that an invalid value is reported here and not when a model is converted.
         self._specs()
         for override in self.overrides:
             self._with([override])._specs()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> QuantPolicy:
-        """The policy of a config dict, whose keys are the constructor's arguments.
+        """The policy of a config dict.
+
+        Args:
+            config: The constructor's arguments. ``weight_range`` and ``activation_range``, the keys of earlier versions
+                for the observers, are accepted.
 
         Raises:
             QuantizationError: A key is unknown or a value not valid.
         """
-        known = [field.name for field in fields(cls)]
-        _reject_unknown(config, known, "quantization policy")
+        config = _with_new_keys(config, "quantization policy")
+        _reject_unknown(config, [field.name for field in fields(cls)], "quantization policy")
         return cls(**config)
 
     def to_config(self) -> dict[str, Any]:
-        """Plain dicts, lists and scalars, from which ``from_config`` makes an equal policy."""
+        """Plain dicts, lists and scalars from which ``from_config`` makes an equal policy."""
         return {**asdict(self), "overrides": [dict(override) for override in self.overrides]}
 
     def specs(self, name: str) -> LayerSpecs | None:
-        """The specs of the module called ``name``, None where it stays FP."""
+        """The specs of the module ``name``, None if it stays FP."""
         if self.fp_reason(name):
             return None
         return self._with([override for override in self.overrides if _covers(override["pattern"], name)])._specs()
 
     def fp_reason(self, name: str) -> str:
-        """The override that keeps the module ``name`` FP, in words; empty where none does."""
-        decisive = [o for o in self.overrides if "keep_fp" in o and _covers(o["pattern"], name)]
-        return f"kept FP by override {decisive[-1]['pattern']!r}" if decisive and decisive[-1]["keep_fp"] else ""
+        """Which override keeps the module ``name`` FP, as text for the coverage report; empty if none does."""
+        matching = [o for o in self.overrides if "keep_fp" in o and _covers(o["pattern"], name)]
+        return f"kept FP by override {matching[-1]['pattern']!r}" if matching and matching[-1]["keep_fp"] else ""
 
     def check_patterns(self, names: Iterable[str]) -> None:
-        """Makes sure that every override matches a module: a typo would silently quantize with other bits.
+        """Checks that every override matches a module; one with a typo in its pattern would have no effect.
 
         Args:
             names: The names of all modules.
 
         Raises:
-            QuantizationError: A pattern matches nothing; the message shows the nearest names.
+            QuantizationError: A pattern matches no module; the message has the most similar names.
         """
         names = [name for name in names if name]
         for pattern in (override["pattern"] for override in self.overrides):
@@ -153,6 +167,7 @@ class QuantPolicy:
                 raise QuantizationError(f"override {pattern!r} matches no module; near names: {', '.join(near)}")
 
     def _with(self, overrides: Iterable[Mapping[str, Any]]) -> QuantPolicy:
+        """The policy without overrides in which these have been applied."""
         changes: dict[str, Any] = {"overrides": ()}
         for override in overrides:
             if "bits" in override:
@@ -162,9 +177,9 @@ class QuantPolicy:
 
     def _specs(self) -> LayerSpecs:
         bits = self.activation_bits
-        activation = activation_spec(bits, self.activation_range, self.percentile)
+        activation = activation_spec(bits, self.activation_observer, self.percentile)
         return LayerSpecs(
-            weight_spec(self.weight_bits, self.weight_range, percentile=self.percentile),
+            weight_spec(self.weight_bits, self.weight_observer, percentile=self.percentile),
             activation,
             replace(activation, granularity=self.norm_inputs, migration=self.norm_migration),
             activation if self.softmax_grid == "uniform" else activation_spec(bits, grid=self.softmax_grid),
@@ -173,16 +188,25 @@ class QuantPolicy:
 
 
 def _covers(pattern: str, name: str) -> bool:
-    """Whether the pattern matches the module or one that contains it."""
+    """Whether the pattern matches the module or a module that contains it."""
     parts = name.split(".")
     return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(len(parts), 0, -1))
 
 
 def _checked(override: Mapping[str, Any]) -> dict[str, Any]:
+    override = _with_new_keys(override, "override")
     _reject_unknown(override, _OVERRIDE_KEYS, "override")
     if not isinstance(override.get("pattern"), str):
-        raise QuantizationError(f"override {dict(override)} has no 'pattern': say which modules it is for")
-    return dict(override)
+        raise QuantizationError(f"override {override} has no 'pattern': say which modules it is for")
+    return override
+
+
+def _with_new_keys(config: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """A copy of ``config`` in which the keys of earlier versions have their new names."""
+    for old, new in _OLD_KEYS.items():
+        if old in config and new in config:
+            raise QuantizationError(f"{what} has {new!r} and its old name {old!r}: use {new!r} alone")
+    return {_OLD_KEYS.get(key, key): value for key, value in config.items()}
 
 
 def _reject_unknown(config: Mapping[str, Any], known: Sequence[str], what: str) -> None:

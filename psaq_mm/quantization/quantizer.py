@@ -1,4 +1,4 @@
-"""Quantizers as modules: the states they go through and what a checkpoint holds of them."""
+"""The quantizer of an activation as a module: its states and what it stores in a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 from ..errors import QuantizationError
 from .functional import affine_parameters, decibels, fake_quantize, migrated_range, powers, usable_scale
-from .observers import Observer, make_observer, rows_of
+from .observers import Observer, make_observer
 from .spec import QuantSpec
 
 
 class State(enum.Enum):
-    """Where a quantizer stands.
+    """The state of a quantizer.
 
     ::
 
         UNCALIBRATED --observe--> OBSERVING --calibrate--> CALIBRATED --freeze--> FROZEN
                                                                ^------unfreeze------'
 
-    ``reset`` and ``observe`` are allowed in every state; loading a calibrated checkpoint leads to CALIBRATED.
+    ``reset`` and ``observe`` are allowed in every state. Loading a calibrated checkpoint leads to CALIBRATED.
     """
 
     UNCALIBRATED = "uncalibrated"
@@ -33,20 +33,21 @@ class State(enum.Enum):
 
 
 class Quantizer(nn.Module):
-    """Fake-quantizes an activation with a range found by calibration, then learnable.
+    """Fake-quantizes an activation. Calibration estimates its range; scale and zero point are learnable afterwards.
 
-    The state dict holds ``scale``, ``zero_point``, ``quant_min``, ``quant_max``, ``range_min``, ``range_max``,
-    ``initialized`` and ``sqnr_db`` (NaN while unknown), enough to run, check and report a checkpoint without samples.
-    Those with one value per scale have shape ``(1,)`` per tensor and, from calibration on, ``(channels,)`` per channel.
+    The state dict contains ``scale``, ``zero_point``, ``quant_min``, ``quant_max``, ``range_min``, ``range_max``,
+    ``initialized`` and ``sqnr_db`` (NaN while unknown), so that a checkpoint can be run, checked and reported without
+    samples. Entries with one value per scale have shape ``(1,)`` per tensor and, once calibrated, ``(channels,)`` per
+    channel.
 
     Attributes:
-        enabled: Off, the quantizer is the identity in every state.
-        state: See ``State``; change it through the methods.
-        record: While on, each quantizing forward adds to the SQNR. Turning it on starts a new measurement.
+        enabled: If False, the quantizer returns its input, in every state.
+        state: See ``State``; changed by the methods only.
+        record: While True, each quantizing forward adds to the SQNR. Setting it to True starts a new measurement.
 
     Args:
         spec: Grid, granularity and range estimator.
-        name: What error messages call it, e.g. ``'backbone.blocks.0.fc1.input_quantizer'``.
+        name: The quantizer's name in error messages, e.g. ``'backbone.blocks.0.fc1.input_quantizer'``.
     """
 
     scale: nn.Parameter
@@ -58,7 +59,7 @@ class Quantizer(nn.Module):
     initialized: Tensor
     sqnr_db: Tensor
 
-    # What has one value per scale, hence takes its shape from calibration or the checkpoint.
+    # Entries with one value per scale: calibration or the checkpoint determines their shape.
     _per_scale: tuple[str, ...] = ("scale", "zero_point", "range_min", "range_max")
 
     def __init__(self, spec: QuantSpec, name: str = "") -> None:
@@ -81,7 +82,7 @@ class Quantizer(nn.Module):
 
     @property
     def record(self) -> bool:
-        """Whether forward measures the SQNR."""
+        """Whether ``forward`` measures the SQNR."""
         return self._record
 
     @record.setter
@@ -92,38 +93,38 @@ class Quantizer(nn.Module):
 
     @property
     def sqnr(self) -> float | None:
-        """The SQNR in dB over what was recorded (or stored in the checkpoint); None while unknown."""
+        """The SQNR in dB over the recorded batches, or the one loaded from a checkpoint; None while unknown."""
         value = float(self.sqnr_db)
         return None if math.isnan(value) else value
 
     @property
     def has_data(self) -> bool:
-        """Whether the running observation saw a batch."""
+        """Whether the quantizer is observing and has observed a batch."""
         return self._observer is not None and self._observer.batches > 0
 
     def reset(self) -> None:
-        """Forgets the calibration: back to UNCALIBRATED."""
+        """Discards the calibration; the state becomes UNCALIBRATED."""
         self._observer = None
         self.initialized.fill_(False)
         self.sqnr_db.fill_(torch.nan)
         self._enter(State.UNCALIBRATED)
 
     def observe(self) -> None:
-        """Starts observing from nothing: forward returns its input and updates the range."""
+        """Starts a new observation: ``forward`` returns its input and updates the range."""
         self.reset()
         self._observer = make_observer(self.spec)
         self._enter(State.OBSERVING)
 
-    def reduce(self) -> None:
-        """Merges what was observed with what the same quantizer of every other process did; all must have data."""
+    def all_reduce(self) -> None:
+        """Merges the observed range with those of the same quantizer in all other processes; all must have data."""
         if self._observer is not None:
-            self._observer.reduce()
+            self._observer.all_reduce()
 
     def calibrate(self) -> None:
-        """Turns what was observed into scale and zero point.
+        """Computes scale and zero point from the observed range.
 
         Raises:
-            QuantizationError: The quantizer isn't observing, or no batch reached it.
+            QuantizationError: The quantizer isn't observing, or has observed no batch.
         """
         if self._observer is None:
             raise QuantizationError(f"{self._label()} is {self.state.value}: call observe() before calibrate()")
@@ -137,7 +138,7 @@ class Quantizer(nn.Module):
         self._enter(State.CALIBRATED)
 
     def freeze(self) -> None:
-        """Fixes scale and zero point, as the forward pass takes them; freezing twice changes nothing.
+        """Fixes scale and zero point at the values that ``forward`` uses; freezing twice has no further effect.
 
         Raises:
             QuantizationError: The quantizer isn't calibrated.
@@ -156,10 +157,16 @@ class Quantizer(nn.Module):
         self._enter(State.CALIBRATED)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Quantizes ``x`` (any shape) to the grid and back; see the class and ``State`` for when it doesn't.
+        """Fake-quantizes ``x``; while disabled or observing, returns ``x`` itself.
+
+        Args:
+            x: Any shape; with a spec per channel, ``x.shape[spec.axis]`` is the number of channels.
+
+        Returns:
+            Tensor of the shape and type of ``x``.
 
         Raises:
-            QuantizationError: The quantizer isn't calibrated, or an observed batch isn't usable.
+            QuantizationError: The quantizer isn't calibrated, or an observed batch is empty or not finite.
         """
         if not self.enabled:
             return x
@@ -173,9 +180,9 @@ class Quantizer(nn.Module):
         return y
 
     def extra_repr(self) -> str:
-        """The grid and the state, for ``print(model)``."""
+        """Grid, observer and state, for ``print(model)``."""
         grid = f"[{self.spec.quant_min}, {self.spec.quant_max}]"
-        return f"{self.spec.bits} bits {grid}, {self.spec.granularity}, {self.spec.range}, {self.state.value}"
+        return f"{self.spec.bits} bits {grid}, {self.spec.granularity}, {self.spec.observer}, {self.state.value}"
 
     def _label(self) -> str:
         return f"quantizer {self.name!r}"
@@ -207,7 +214,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def _assign(self, name: str, value: Tensor) -> None:
-        # In place, so that optimizers keep hold of a parameter even when calibration changes its shape.
+        # In place: a parameter that is in an optimizer stays the same object when calibration changes its shape.
         own = getattr(self, name)
         if own.shape != value.shape:
             own.data = own.new_empty(value.shape)
@@ -222,10 +229,10 @@ class Quantizer(nn.Module):
         self.sqnr_db.copy_(decibels(signal, noise))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Checks the grid, adopts the checkpoint's shapes, loads, and sets the state.
+        """Checks the grid, takes over the checkpoint's shapes, loads, and sets the state.
 
-        A mismatch raises instead of being added to the errors: mmengine loads non-strictly and only logs those.
-        A checkpoint without this quantizer (a float one) leaves it as it is and counts nothing as missing.
+        A mismatch raises at once and is not added to the list of errors: mmengine loads non-strictly and only logs that
+        list. A checkpoint without this quantizer (a float one) leaves it unchanged and reports no missing keys.
         """
         if not any(prefix + key in state_dict for key in (*self._per_scale, "initialized")):
             return
@@ -248,103 +255,15 @@ class Quantizer(nn.Module):
         keys = prefix + "quant_min", prefix + "quant_max"
         if not all(key in state_dict for key in keys):
             raise QuantizationError(
-                f"{self._label()}: the checkpoint has no quant_min and quant_max, it can't be checked"
+                f"{self._label()}: the checkpoint has no quant_min and quant_max, so its grid can't be checked: "
+                "load a checkpoint written by this package"
             )
         theirs = int(state_dict[keys[0]]), int(state_dict[keys[1]])
         ours = self.spec.quant_min, self.spec.quant_max
         if theirs != ours:
-            # A narrow grid has 2^b - 1 integers, a full one 2^b: the bit length of max - min is b for both.
+            # A narrow range has 2^b - 1 integers, a full one 2^b: the bit length of max - min is b for both.
             bits = (theirs[1] - theirs[0]).bit_length()
             raise QuantizationError(
                 f"{self._label()}: the checkpoint has {bits} bits {list(theirs)}, the model {self.spec.bits} bits "
                 f"{list(ours)}: build the model with the checkpoint's quantization or load another checkpoint"
             )
-
-
-class WeightQuantizer(Quantizer):
-    """Fake-quantizes a weight; its scale follows the weight while it is trained.
-
-    At each forward while CALIBRATED, without a gradient of its own::
-
-        scale = clip_ratio * max |weight| / quant_max
-
-    with the maximum over each output channel. ``clip_ratio`` (a buffer) is found once by the spec's range estimator: 1
-    for min-max, below for others. While FROZEN the stored scale is used. Weights inside the range get the
-    straight-through gradient 1, those that the ratio clips get 0.
-
-    Args:
-        spec: A symmetric spec, e.g. ``weight_spec(8)``.
-        name: What error messages call it.
-
-    Raises:
-        QuantizationError: The spec is asymmetric.
-    """
-
-    clip_ratio: Tensor
-    _per_scale = (*Quantizer._per_scale, "clip_ratio")
-
-    def __init__(self, spec: QuantSpec, name: str = "") -> None:
-        super().__init__(spec, name)
-        if not spec.symmetric:
-            raise QuantizationError(f"{self._label()}: weights need a symmetric spec: use weight_spec(bits)")
-        self.register_buffer("clip_ratio", torch.ones(1))
-
-    @torch.no_grad()
-    def calibrate_from(self, weight: Tensor) -> None:
-        """Finds ``clip_ratio`` and the scale from the weight itself; no batches are needed.
-
-        Args:
-            weight: Any shape that has the spec's axis.
-
-        Raises:
-            QuantizationError: The weight is empty or holds NaN or infinity.
-        """
-        self.reset()
-        observer = make_observer(self.spec)
-        self._update(observer, weight)
-        low, high = observer.range()
-        limit = _largest(weight, self.spec)
-        # A channel of zeros has no ratio: keep all of it.
-        self._assign("clip_ratio", torch.where(limit > 0, torch.maximum(-low, high) / limit, 1.0).clamp(0, 1))
-        self._enter(State.CALIBRATED)
-        self.refresh(weight)
-
-    def observe(self) -> None:
-        """Not for weights.
-
-        Raises:
-            QuantizationError: Always; a weight is known without batches.
-        """
-        raise QuantizationError(f"{self._label()} needs no batches: call calibrate_from(weight)")
-
-    @torch.no_grad()
-    def keep_scale(self, weight: Tensor) -> None:
-        """Adapts ``clip_ratio`` so that the scale stays what it is, for a weight that was changed from outside."""
-        limit = _largest(weight, self.spec)
-        ratio = self.scale.detach() * self.spec.quant_max / limit
-        self._assign("clip_ratio", torch.where(limit > 0, ratio, self.clip_ratio))
-
-    @torch.no_grad()
-    def refresh(self, weight: Tensor) -> None:
-        """Recomputes the scale from the weight; does nothing unless CALIBRATED."""
-        if self.state is State.CALIBRATED:
-            limit = self.clip_ratio * _largest(weight, self.spec)
-            self._set_range(-limit, limit)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Quantizes the weight ``x`` to the grid and back.
-
-        Raises:
-            QuantizationError: The quantizer isn't calibrated.
-        """
-        if self.enabled:
-            self.refresh(x)
-        return super().forward(x)
-
-    def _enter(self, state: State) -> None:
-        self.state = state
-
-
-def _largest(weight: Tensor, spec: QuantSpec) -> Tensor:
-    """The largest magnitude for each scale."""
-    return torch.linalg.vector_norm(rows_of(weight, spec), torch.inf, dim=1)

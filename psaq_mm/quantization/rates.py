@@ -1,4 +1,4 @@
-"""Learning rates relative to what they move."""
+"""Learning rates relative to the size of the parameters."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ from torch import Tensor, nn
 from .calibration import quantized_layers, quantizers, trainable_groups
 from .layers import QuantizedLayer
 
-# Adam divides by sqrt(v) + eps. Of a parameter of size 0.02, common for weights, this is torch's own eps of 1e-8.
+# Adam divides by sqrt(v) + eps. For a parameter of size 0.02, common for weights, eps is torch's default of 1e-8.
 RELATIVE_EPS = 2e-10
 
 
 def relative_groups(model: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Groups for Adam in which every parameter has a rate relative to its own size.
+    """Parameter groups for Adam with a learning rate relative to the size of each parameter.
 
-    Adam moves an element by about its rate, whatever the gradient's size: with one absolute rate, weights that are
-    small because the inputs of their layer are large would be moved out of all proportion. Here::
+    Adam changes an element by about its learning rate per step, independent of the gradient's size. With one absolute
+    rate, the relative change of small weights (of layers with large inputs) would be much larger than that of others.
+    Here::
 
         lr = rate[kind] * size,    eps = 2e-10 / size
 
-    | kind   | parameter  | size                                              |
-    |--------|------------|---------------------------------------------------|
-    | weight | weight     | its root mean square                              |
-    | bias   | bias       | that of the weight, times the span of the input   |
-    | scale  | scale      | its mean                                          |
-    | scale  | zero point | the steps of the grid                             |
+    ======  ==========  ============================================================
+    kind    parameter   size
+    ======  ==========  ============================================================
+    weight  weight      its root mean square
+    bias    bias        root mean square of the weight times the span of the input
+    scale   scale       its mean
+    scale   zero point  number of steps of the grid
+    ======  ==========  ============================================================
 
-    A bias is a weight on a constant input, hence its size; the span is ``scale * steps`` of the input's quantizer. A
-    bias of a layer whose input stays FP has its own root mean square, and so has one whose weight is zero. A layer that
-    computes ``(W / k) (k x) + b`` is therefore trained as ``W x + b`` is, up to rounding, whatever k is.
+    The size of a bias is that of a weight whose input is constant. The span is ``scale * steps`` of the input's
+    quantizer. If the input stays FP or the weight is zero, the size of the bias is its own root mean square. A layer
+    that computes ``(W / k) (k x) + b`` is therefore trained like ``W x + b`` for every k, up to rounding.
 
     Example: a weight of root mean square 0.02 behind inputs in [-3, 5], at rates of 3e-3 and 1e-3: the weight moves by
     6e-5 a step, the bias by 1e-3 * 0.02 * 8 = 1.6e-4.
@@ -41,7 +44,7 @@ def relative_groups(model: nn.Module, rates: Mapping[str, float]) -> list[dict[s
         rates: The relative rate of ``weight``, ``bias`` and ``scale``.
 
     Returns:
-        One group a parameter, with its ``lr`` and ``eps``; parameters of size 0 are left out, shared ones stand once.
+        One group per parameter, with its ``lr`` and ``eps``. Parameters of size 0 are left out, shared ones occur once.
     """
     sizes: dict[int, float] = {}
     for layer in quantized_layers(model):
@@ -61,12 +64,12 @@ def relative_groups(model: nn.Module, rates: Mapping[str, float]) -> list[dict[s
 
 
 def root_mean_square(x: Tensor) -> float:
-    """``sqrt(mean x^2)``, in float64, where no square of a float32 overflows or vanishes."""
+    """``sqrt(mean x^2)``, computed in float64, in which squares of float32 numbers neither overflow nor underflow."""
     return float(x.detach().double().square().mean().sqrt())
 
 
 def input_span(layer: QuantizedLayer) -> float:
-    """How far the range of a layer's input reaches, the mean over channels; 0 where its input stays FP."""
+    """Width of the range of a layer's input, mean over channels; 0 if the input stays FP or its grid is ``'log2'``."""
     quantizer = layer.input_quantizer
     if quantizer is None or quantizer.spec.log2:
         return 0.0

@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..generation import image_bytes
 from .atomic_files import save_tensors, writable_folder
+from .tensor_bytes import image_bytes
 
 # An image's file, or the scratch that a killed process left of one; nothing else in the folder is ours.
 OURS = re.compile(r"(\.\d+\.)?[0-9a-f]{64}\.pth")
 
 
-class ImageFiles:
+class DiskImageStore:
     """Images in a folder, named by the hash of their bytes and mapped into memory when they are opened.
 
     The operating system reads a page when it is looked at and drops it where memory is short. A name says what its file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..engine.results import metric_of
+from ..utils.metrics import metric_of
 
 
 def markdown(head: list[str], rows: Iterable[list[str]], left: int = 1) -> str:

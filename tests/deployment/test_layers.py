@@ -70,7 +70,7 @@ def test_activation_integers_equal_the_simulations(bits: int, granularity: str) 
 def test_weight_integers_equal_the_simulations(bits: int, granularity: str) -> None:
     layer, _ = linear(bits, granularity)
     stored = DeployLinear(layer).weight
-    fold = layer.input_fold()
+    fold = layer.input_channel_scale()
     on_grid = layer.quantized_weight() if fold is None else layer.quantized_weight() * fold
     expected = on_grid / layer.weight_quantizer.scale.view(-1, 1)
     # what multiplies of a scale miss of integers is float32's rounding
@@ -115,7 +115,7 @@ def quantized_swin(**options) -> nn.Module:
     "options",
     [
         pytest.param({}, id="deploy"),
-        pytest.param({"scheme": "psaq"}, id="psaq"),
+        pytest.param({"scheme": "paper"}, id="paper"),
         pytest.param({"softmax_granularity": "per_row"}, id="rows"),
         pytest.param(
             {"weight_bits": 4, "activation_bits": 4, "norm_inputs": "per_channel", "softmax_grid": "log2"}, id="w4a4"

@@ -14,7 +14,7 @@ from psaq_mm.deployment import (
     ActivationQDQ,
     DeployLinear,
     ExportError,
-    Maps,
+    ExportWrapper,
     onnx_model,
     open_session,
     quantized_onnx,
@@ -44,7 +44,7 @@ SIZE = 64, 96
 # What can be exported: schemes, widths and grids.
 FORMS = [
     pytest.param({}, id="w8a8"),
-    pytest.param({"scheme": "psaq"}, id="psaq"),
+    pytest.param({"scheme": "paper"}, id="paper"),
     pytest.param({"weight_bits": 4, "softmax_granularity": "per_row"}, id="w4a8-rows"),
     pytest.param({"norm_inputs": "per_channel", "norm_migration": 0.5}, id="w8a8-migration"),
     pytest.param(
@@ -63,7 +63,7 @@ def model(request):
 @pytest.fixture(scope="module")
 def file(model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("onnx") / "swin.onnx"
-    save_onnx(quantized_onnx(Maps(model), SIZE, metadata={"psaq_mm.note": "a test"}), path)
+    save_onnx(quantized_onnx(ExportWrapper(model), SIZE, metadata={"psaq_mm.note": "a test"}), path)
     return path
 
 
@@ -84,7 +84,7 @@ def test_weights_are_the_simulations_integers(model, file):
 
 def test_every_product_has_its_pairs():
     model = quantized_swin()
-    proto = quantized_onnx(Maps(model), SIZE)
+    proto = quantized_onnx(ExportWrapper(model), SIZE)
     weights = sum(1 for name, _ in quantizers(model) if name.endswith("weight_quantizer"))
     made_by = {output: node for node in proto.graph.node for output in node.output}
     products = [node for node in proto.graph.node if node.op_type in ("MatMul", "Conv", "Gemm")]
@@ -136,7 +136,7 @@ def test_engines_round_to_the_simulations_integers(bits, granularity, engine, tm
     x = torch.randn(1, 3, 40, 16) * torch.linspace(0.2, 3, 16)
     quantizer = calibrated(spec, x[..., :30, :])  # some of the rest is clipped
     file = tmp_path / "quantizer.onnx"
-    save_onnx(onnx_model(Maps(ActivationQDQ(quantizer)), (40, 16)), file)
+    save_onnx(onnx_model(ExportWrapper(ActivationQDQ(quantizer)), (40, 16)), file)
     (found,) = open_session(engine, file, threads=1).run(x.numpy())
     qdq = ActivationQDQ(quantizer)
     integers = torch.from_numpy(found) / qdq.scale + qdq.zero_point
@@ -154,7 +154,7 @@ def narrow() -> nn.Module:
 def narrow_files(narrow, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("int4")
     for weights in STORAGE:
-        save_onnx(quantized_onnx(Maps(narrow), SIZE, weights=weights), folder / f"{weights}.onnx")
+        save_onnx(quantized_onnx(ExportWrapper(narrow), SIZE, weights=weights), folder / f"{weights}.onnx")
     return {weights: folder / f"{weights}.onnx" for weights in STORAGE}
 
 
@@ -180,16 +180,16 @@ def test_engines_take_int4_weights(narrow_files, engine):
 
 def test_int4_is_refused_where_it_cannot_be(narrow):
     layer = quantized_swin().stages[0].blocks[0].attn.w_msa.proj
-    proto = onnx_model(Maps(DeployLinear(layer)), (4, layer.in_features))
+    proto = onnx_model(ExportWrapper(DeployLinear(layer)), (4, layer.in_features))
     with pytest.raises(ExportError, match="no weight fits into 4 bits"):
         pack_int4(proto)
     with pytest.raises(ExportError, match="opset 20 is too old for INT4 weights"):
-        quantized_onnx(Maps(narrow), SIZE, opset=20, weights="int4")
+        quantized_onnx(ExportWrapper(narrow), SIZE, opset=20, weights="int4")
 
 
 def test_an_old_opset_is_refused():
     with pytest.raises(ExportError, match="opset 13 is too old"):
-        quantized_onnx(Maps(quantized_swin()), SIZE, opset=13)
+        quantized_onnx(ExportWrapper(quantized_swin()), SIZE, opset=13)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -205,7 +205,7 @@ def test_engines_multiply_in_any_units(k, engine, tmp_path):
     with calibrating(net), torch.no_grad():
         net(k * x)
     file = tmp_path / "linear.onnx"
-    save_onnx(onnx_model(Maps(DeployLinear(net[0])), (64, 32)), file)
+    save_onnx(onnx_model(ExportWrapper(DeployLinear(net[0])), (64, 32)), file)
     (found,) = open_session(engine, file, threads=1).run((k * x).numpy())
     # 8 bits: 40 dB, or 18 where the engine's sums saturate
     saturates = engine == "openvino" and not integer_sums_are_exact()

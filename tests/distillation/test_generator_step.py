@@ -10,7 +10,7 @@ from torch import nn
 
 from psaq_mm.distillation import Competition, ImageGenerator
 from psaq_mm.engine import DFQRunner
-from psaq_mm.generation import FeatureDistance
+from psaq_mm.generation import Discrepancy
 from psaq_mm.models import backbone_outputs
 from psaq_mm.quantization import calibrating, freeze
 from tests.conftest import SIZE, named
@@ -46,7 +46,7 @@ def test_passes_of_a_step(runner, amp, competition):
     options = {"amp": amp, "gradient_every": 100, "keep_smoothness": True}
     generator = ImageGenerator(runner.state.teacher, torch.Generator(), 0, pytest.fail, **options)
     images = torch.randn(2, 3, SIZE, SIZE, device=runner.device)
-    distance = FeatureDistance().to(runner.device)
+    distance = Discrepancy().to(runner.device)
     with torch.no_grad():
         distance.fit(backbone_outputs(runner.teacher, images))
     teacher, student = Passes(runner.teacher), Passes(runner.student)

@@ -15,7 +15,7 @@ import torch
 from mmengine.config import Config
 
 from psaq_mm.engine.run_state import readable_states
-from psaq_mm.utils.image_store import ImageFiles
+from psaq_mm.utils.image_store import DiskImageStore
 
 KILLS = 20
 LONGER = {
@@ -103,7 +103,7 @@ def test_twenty_kills_change_no_bit(worker, tmp_path):
             kills += process.exitcode == -signal.SIGKILL
             states = sorted(folder.glob("dfq_state*.pth"))
             if states and not any((folder / name).exists() for name in FINAL):
-                _, state = readable_states(folder / "dfq_state.pth", ImageFiles(folder / "pool"))[0]
+                _, state = readable_states(folder / "dfq_state.pth", DiskImageStore(folder / "pool"))[0]
                 stages.add(len(state["done"]) + state["distill"]["cycle"])
         finish(worker, folder)
         found = tensors(folder)

@@ -22,7 +22,7 @@ def test_other_bits_are_a_usage_error(text):
 
 def config(**dfq) -> Config:
     by_bits = {
-        "w6a6": {"quantization": {"activation_range": "percentile"}},
+        "w6a6": {"quantization": {"activation_observer": "percentile"}},
         "W4A8": {"distill": {"relative_lr": {"weight": 1e-4}}},
     }
     return Config({"dfq": {"distill": {"relative_lr": {"weight": 1e-5, "bias": 1e-6}}, "by_bits": by_bits, **dfq}})
@@ -35,7 +35,7 @@ def config(**dfq) -> Config:
 def test_a_width_changes_what_it_says_and_nothing_else(bits, range, rate, said):
     widths = {"weight_bits": bits[0], "activation_bits": bits[1]}
     recipe = recipe_of(config(quantization=widths)) if said else recipe_of(config(), bits)
-    assert recipe.quantization == ({**widths, "activation_range": range} if range else widths)
+    assert recipe.quantization == ({**widths, "activation_observer": range} if range else widths)
     assert recipe.distill.relative_lr == {"weight": rate, "bias": 1e-6}
     assert "by_bits" not in recipe
 
@@ -53,7 +53,7 @@ def test_the_config_stays():
         (Config({}), "no dfq section"),
         (config(cycles=3), "unknown keys cycles"),
         (config(by_bits={"6": {}}), "bits '6' cannot be read"),
-        (config(by_bits={"w6a6": {"activation_range": "mse"}}), "unknown keys activation_range"),
+        (config(by_bits={"w6a6": {"activation_observer": "mse"}}), "unknown keys activation_observer"),
     ],
     ids=["none", "key", "width", "key of a width"],
 )
@@ -62,7 +62,7 @@ def test_what_is_wrong_is_said(cfg, said):
         recipe_of(cfg)
 
 
-def test_names_until_version_0_1_are_read_as_todays():
+def test_names_before_version_0_2_are_read_as_todays():
     old = {
         "images": {"steps": 3},
         "cycle": {"cycles": 2, "distance": {"form": "mae"}, "place": "neck"},

@@ -47,7 +47,7 @@ def runner(request, tmp_path, monkeypatch) -> DFQRunner:
     cfg = Config.fromfile(CONFIGS[request.param])
     import_host(cfg)
     # the recipes' own search for weight ranges takes seconds on large models
-    cfg.dfq.quantization.weight_range = "minmax"
+    cfg.dfq.quantization.weight_observer = "minmax"
     if cfg.default_scope != "mmpretrain":
         cfg.dfq.generate.image_size = SMALL
     monkeypatch.setattr(DFQRunner, "load_or_resume", lambda self: None)

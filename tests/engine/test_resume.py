@@ -19,8 +19,8 @@ from psaq_mm.engine import runner as runner_module
 from psaq_mm.engine.loops import calibrate as calibrate_module
 from psaq_mm.engine.run_state import common_state, point, readable_states
 from psaq_mm.errors import PSAQError, UsageError
-from psaq_mm.generation import FeatureDistance, NonFiniteLossError, PatchSimilarityEntropy
-from psaq_mm.utils.image_store import ImageFiles
+from psaq_mm.generation import Discrepancy, NonFiniteLossError, PatchSimilarityEntropy
+from psaq_mm.utils.image_store import DiskImageStore
 from psaq_mm.utils.termination import Terminated
 from tests.conftest import named
 
@@ -217,7 +217,7 @@ def test_a_newest_state_that_is_no_good_falls_back_to_the_one_before(quantize, w
         newest.write_bytes(newest.read_bytes()[:1000])
     else:
         newest.unlink()
-    (path, state) = common_state(readable_states(newest, ImageFiles(tmp_path / "pool")))
+    (path, state) = common_state(readable_states(newest, DiskImageStore(tmp_path / "pool")))
     assert path.name == "dfq_state.previous.pth" and state["distill"]["cycle"] == 0
     resumed = quantize(tmp_path, resume=True)
     same(resumed, whole)
@@ -304,7 +304,7 @@ def test_a_broken_state_says_what_to_do(quantize, tmp_path):
 
 def failing(monkeypatch, what: str, calls: range) -> None:
     """Makes the student's distance, or its gradient, NaN at some of the calls."""
-    forward, count = FeatureDistance.forward, itertools.count(1)
+    forward, count = Discrepancy.forward, itertools.count(1)
 
     def fails(self, teacher, student):
         value = forward(self, teacher, student)
@@ -312,7 +312,7 @@ def failing(monkeypatch, what: str, calls: range) -> None:
             return value
         return value * float("nan") if what == "value" else value + (value - value.detach()).sqrt()
 
-    monkeypatch.setattr(FeatureDistance, "forward", fails)
+    monkeypatch.setattr(Discrepancy, "forward", fails)
 
 
 # A cycle asks 1 + 2 times for the images, where gradients reach no weight, and twice for the student.
@@ -426,7 +426,7 @@ def test_where_memory_runs_out_calibration_begins_anew_with_smaller_batches(
 @OUT_OF_MEMORY
 def test_where_memory_runs_out_a_student_step_takes_fewer_images_at_a_time(quantize, tmp_path, monkeypatch, error):
     """The gradient is the whole batch's."""
-    forward = FeatureDistance.forward
+    forward = Discrepancy.forward
 
     def fails(self, teacher, student):
         if torch.is_grad_enabled() and len(teacher[0]) > 1:
@@ -440,7 +440,7 @@ def test_where_memory_runs_out_a_student_step_takes_fewer_images_at_a_time(quant
     cycle = {"cycles": 1, "generator_steps": 0, "student_steps": 1, "batch_size": 2}
     options = {f"dfq.distill.{key}": value for key, value in cycle.items()}
     expected = gradient(quantize(tmp_path / "roomy", options=options))
-    monkeypatch.setattr(FeatureDistance, "forward", fails)
+    monkeypatch.setattr(Discrepancy, "forward", fails)
     runner = quantize(tmp_path / "roomless", options=options)
     assert runner.stages["distill"].cycle.micro_batch.size == 1
     # Straight-through gradients of values that round elsewhere are others: sums of one image and of two differ by 1e-7.

@@ -168,8 +168,8 @@ def test_images_are_copies() -> None:
     ("images", "message"),
     [
         (batch(*range(7)), "at most its capacity"),
-        (torch.zeros(1, 3), "hand"),
-        (torch.zeros(1, 1, 2, 2), "one pool a size"),
+        (torch.zeros(1, 3), "pass"),
+        (torch.zeros(1, 1, 2, 2), "one pool per size"),
         (batch(float("nan")), "not finite"),
     ],
     ids=["too-many", "shape", "size", "nan"],

@@ -53,5 +53,5 @@ def test_class_token_is_dropped_with_its_region(has_class_token: bool) -> None:
     ids=["three-dims", "integers", "regions-shape", "regions-type"],
 )
 def test_wrong_shapes_and_types_name_the_layer(tokens: torch.Tensor, regions: torch.Tensor | None) -> None:
-    with pytest.raises(GenerationError, match="'stage 1'.*hand"):
+    with pytest.raises(GenerationError, match="'stage 1'.*pass"):
         AttentionTokens(tokens, regions, "stage 1")

@@ -19,11 +19,11 @@ from psaq_mm.quantization import (
     quantize_model,
     quantizers,
     recording_sqnr,
-    set_enabled,
     sqnr,
     trainable_groups,
     unfreeze,
 )
+from tests.quantization.switching import enable_quantizers
 
 
 def states(model: nn.Module) -> set[State]:
@@ -81,11 +81,11 @@ def test_disabled_quantizers_are_left_alone(net: nn.Module, images: Tensor) -> N
     assert torch.equal(net.head.input_quantizer.scale, before)
 
 
-def test_set_enabled(net: nn.Module, images: Tensor) -> None:
+def test_disabled_quantizers_leave_the_float_model(net: nn.Module, images: Tensor) -> None:
     quantized = net(images)
-    set_enabled(net, False)
+    enable_quantizers(net, False)
     assert not torch.equal(net(images), quantized)
-    set_enabled(net, True)
+    enable_quantizers(net, True)
     assert torch.equal(net(images), quantized)
 
 

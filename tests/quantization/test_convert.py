@@ -18,8 +18,8 @@ from psaq_mm.quantization import (
     quantize_linear,
     quantize_model,
     register_quantized,
-    set_enabled,
 )
+from tests.quantization.switching import enable_quantizers
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def test_swaps_in_place_and_computes_the_same_while_disabled(float_net: nn.Modul
     assert types == [QuantConv2d, QuantLinear, nn.GELU, nn.LayerNorm, QuantLinear]
     names = {name: p for name, p in float_net.named_parameters() if "quantizer" not in name}
     assert all(a is b for a, b in zip(names.values(), parameters, strict=True))
-    set_enabled(float_net, False)
+    enable_quantizers(float_net, False)
     assert torch.equal(float_net(images), expected)
 
 
@@ -140,5 +140,5 @@ class TestCompound:
         attention, x = Attention(), torch.randn(2, 3, 4)
         expected = attention(x)
         model = quantize_model(attention, QuantPolicy())
-        set_enabled(model, False)
+        enable_quantizers(model, False)
         assert torch.equal(model(x), expected)

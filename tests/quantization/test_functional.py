@@ -164,7 +164,7 @@ def test_keeps_the_type(dtype: torch.dtype) -> None:
     data=st.lists(FINITE, min_size=1, max_size=8),
 )
 def test_properties(low: float, width: float, bits: int, symmetric: bool, data: list[float]) -> None:
-    spec = QuantSpec(bits, symmetric=symmetric, narrow=symmetric)
+    spec = QuantSpec(bits, symmetric=symmetric, narrow_range=symmetric)
     minimum, maximum = torch.tensor([low]), torch.tensor([low + width])
     scale, zero_point = affine_parameters(minimum, maximum, spec)
     assert scale >= torch.finfo(torch.float32).tiny
@@ -250,9 +250,9 @@ def test_log2_properties(bits: int, scale: float, data: list[float]) -> None:
     assert torch.unique(y).numel() <= 2**bits
     # Rounded in the exponent: off by half a step, sqrt(2) up to 4 bits, but for float32's rounding of the logarithm.
     kept = (y > 0) & (x <= scale)
-    half = 2 ** (0.5 / spec.octave) * 1.0001
+    half = 2 ** (0.5 / spec.steps_per_octave) * 1.0001
     assert (((x / y)[kept] <= half) & ((y / x)[kept] <= half)).all()
-    assert (x[y == 0] <= scale * 2.0 ** ((spec.quant_min + 0.5) / spec.octave) * 1.0001).all()
+    assert (x[y == 0] <= scale * 2.0 ** ((spec.quant_min + 0.5) / spec.steps_per_octave) * 1.0001).all()
 
 
 def test_log2_range_is_the_maximum() -> None:

@@ -17,9 +17,9 @@ from psaq_mm.quantization import (
     activation_spec,
     calibrating,
     freeze,
-    set_enabled,
     weight_spec,
 )
+from tests.quantization.switching import enable_quantizers
 
 LAYERS = pytest.mark.parametrize(
     ("layer", "shape"),
@@ -54,7 +54,7 @@ PER_CHANNEL = activation_spec(4, granularity="per_channel")
 def test_is_the_float_layer_while_disabled(layer, shape: tuple[int, ...]) -> None:
     float_layer, x = layer().eval(), torch.randn(shape)
     module = quantized(float_layer)
-    set_enabled(module, False)
+    enable_quantizers(module, False)
     assert torch.equal(module(x), float_layer(x))
     assert module.weight is float_layer.weight and module.bias is float_layer.bias
     assert not module.training
@@ -153,7 +153,7 @@ def test_matmul(roles: tuple[str, ...]) -> None:
     if "output" in roles:
         expected = module.output_quantizer(expected)
     assert torch.equal(module(a, b), expected)
-    set_enabled(module, False)
+    enable_quantizers(module, False)
     assert torch.equal(module(a, b), a @ b)
 
 

@@ -16,16 +16,16 @@ def bits(policy: QuantPolicy, name: str) -> tuple[int, int] | None:
 
 
 def test_defaults() -> None:
-    specs = QuantPolicy(4, 6, weight_range="mse", activation_range="percentile", percentile=1.0).specs("fc")
+    specs = QuantPolicy(4, 6, weight_observer="mse", activation_observer="percentile", percentile=1.0).specs("fc")
     assert specs is not None
-    assert (specs.weight.bits, specs.weight.range, specs.weight.per_channel, specs.weight.symmetric) == (
+    assert (specs.weight.bits, specs.weight.observer, specs.weight.per_channel, specs.weight.symmetric) == (
         4,
         "mse",
         True,
         True,
     )
     activation = specs.activation
-    assert (activation.bits, activation.range, activation.percentile, activation.symmetric) == (
+    assert (activation.bits, activation.observer, activation.percentile, activation.symmetric) == (
         6,
         "percentile",
         1.0,
@@ -60,12 +60,16 @@ def test_overrides(overrides: list[dict], name: str, expected: tuple[int, int] |
     assert bits(QuantPolicy(4, 6, overrides=overrides), name) == expected
 
 
-def test_overrides_reach_the_ranges() -> None:
-    specs = QuantPolicy(overrides=[{"pattern": "fc2", "activation_range": "percentile", "percentile": 2.0}]).specs(
+def test_overrides_reach_the_observers() -> None:
+    specs = QuantPolicy(overrides=[{"pattern": "fc2", "activation_observer": "percentile", "percentile": 2.0}]).specs(
         "fc2"
     )
     assert specs is not None
-    assert (specs.activation.range, specs.activation.percentile, specs.weight.range) == ("percentile", 2.0, "minmax")
+    assert (specs.activation.observer, specs.activation.percentile, specs.weight.observer) == (
+        "percentile",
+        2.0,
+        "minmax",
+    )
 
 
 def test_reason_names_the_override() -> None:
@@ -79,8 +83,15 @@ def test_reason_names_the_override() -> None:
     [
         pytest.param({"weight_bit": 4}, "'weight_bit'.*weight_bits", id="unknown-key"),
         pytest.param({"weight_bits": 1}, "from 2 to 8", id="bits"),
-        pytest.param({"scheme": "best"}, "deploy", id="scheme"),
-        pytest.param({"activation_range": "max"}, "minmax", id="range"),
+        pytest.param({"scheme": "best"}, "deploy.*paper", id="scheme"),
+        pytest.param({"scheme": ["paper"]}, "deploy.*paper", id="scheme-list"),
+        pytest.param({"activation_observer": "max"}, "minmax", id="observer"),
+        pytest.param({"activation_observer": "ema"}, "'ema' was removed", id="removed-observer"),
+        pytest.param(
+            {"weight_range": "mse", "weight_observer": "mse"},
+            "old name 'weight_range': use 'weight_observer' alone",
+            id="old-and-new-key",
+        ),
         pytest.param({"overrides": [{"bits": 4}]}, "no 'pattern'", id="no-pattern"),
         pytest.param({"overrides": "[dict(bits=4)]"}, "no list of dict", id="overrides-as-text"),
         pytest.param({"overrides": ["backbone.*"]}, "no list of dict", id="pattern-alone"),
@@ -94,10 +105,27 @@ def test_invalid_configs_are_refused(config: dict, message: str) -> None:
 
 
 def test_config_round_trip() -> None:
-    policy = QuantPolicy(4, 6, "psaq", "mse", "percentile", 0.1, [{"pattern": "head", "keep_fp": True}])
+    policy = QuantPolicy(4, 6, "paper", "mse", "percentile", 0.1, [{"pattern": "head", "keep_fp": True}])
     config = json.loads(json.dumps(policy.to_config()))
     assert QuantPolicy.from_config(config) == policy
     assert type(policy.to_config()["overrides"]) is list
+
+
+def test_old_keys_are_accepted_and_written_with_their_new_names() -> None:
+    override = {"pattern": "head", "activation_range": "minmax", "bits": 8}
+    policy = QuantPolicy.from_config({"weight_range": "mse", "activation_range": "percentile", "overrides": [override]})
+    assert (policy.weight_observer, policy.activation_observer) == ("mse", "percentile")
+    assert policy.specs("head").activation.observer == "minmax"
+    config = policy.to_config()
+    assert config["weight_observer"] == "mse" and not any("range" in key for key in config)
+    assert config["overrides"] == [{"pattern": "head", "activation_observer": "minmax", "bits": 8}]
+    assert QuantPolicy(overrides=[override]).overrides == policy.overrides
+
+
+def test_the_old_name_of_the_scheme_is_accepted() -> None:
+    policy = QuantPolicy.from_config({"scheme": "psaq"})
+    assert policy == QuantPolicy(scheme="psaq") == QuantPolicy(scheme="paper")
+    assert policy.scheme == policy.to_config()["scheme"] == "paper"
 
 
 def test_patterns_that_match_nothing_are_refused() -> None:

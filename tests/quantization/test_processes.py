@@ -1,4 +1,4 @@
-"""Calibration in two processes, each on half of the batches: ranges are those of all batches."""
+"""Calibration in two processes, each on some of the batches: ranges and Hessians are those of all batches."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 
-from psaq_mm.quantization import QuantizationError, QuantLinear, QuantSpec, calibrating, quantizers, weight_spec
+from psaq_mm.quantization import GPTQRounding, QuantLinear, QuantSpec, calibrating, quantizers, weight_spec
 
 BATCHES = 4
 
 
-def model_of(estimator: str, granularity: str) -> nn.Module:
+def model_of(observer: str, granularity: str) -> nn.Module:
     torch.manual_seed(0)
-    spec = QuantSpec(8, granularity=granularity, axis=-1, range=estimator)
+    spec = QuantSpec(8, granularity=granularity, axis=-1, observer=observer)
     return nn.Sequential(
         QuantLinear.from_module(nn.Linear(6, 5), weight_spec(8), spec, name="first"),
         QuantLinear.from_module(nn.Linear(5, 3), weight_spec(8), spec, name="second"),
@@ -42,6 +42,18 @@ def calibrate(model: nn.Module, own: Tensor, across_processes: bool) -> dict[str
     return ranges(model)
 
 
+def gptq_on(own: Tensor) -> tuple[nn.Module, GPTQRounding]:
+    """A calibrated model and the Hessians of its own batches; the second layer runs for more than one batch only."""
+    model, rounding = model_of("minmax", "per_tensor"), GPTQRounding()
+    calibrate(model, batches(), False)
+    with rounding.collect(model), torch.no_grad():
+        for batch in own:
+            y = model[0](batch)
+            if len(own) > 1:
+                model[1](y)
+    return model, rounding
+
+
 CASES = [("minmax", "per_tensor"), ("minmax", "per_channel"), ("percentile", "per_tensor"), ("mse", "per_tensor")]
 
 
@@ -53,10 +65,9 @@ def half(rank: int, folder: str) -> None:
     own = batches()[:1] if rank == 0 else batches()[1:]
     found = {" ".join(case): calibrate(model_of(*case), own, True) for case in CASES}
     torch.save(found, f"{folder}/{rank}.pth")
-    try:
-        calibrate(model_of("ema", "per_tensor"), own, True)
-    except QuantizationError as error:
-        Path(folder, f"{rank}.txt").write_text(str(error))
+    model, rounding = gptq_on(own)
+    rounding.all_reduce(distributed.all_reduce)
+    torch.save([rounding.hessians[layer] for layer in model], f"{folder}/{rank}_hessians.pth")
     distributed.destroy_process_group()
 
 
@@ -78,6 +89,12 @@ def test_two_processes_find_the_ranges_of_one(folder, case, rank):
         torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-6)
 
 
-def test_an_estimator_that_follows_the_order_of_batches_is_refused_by_name(folder):
-    for rank in range(2):
-        assert "range estimator 'ema' depends on the order of the batches" in (folder / f"{rank}.txt").read_text()
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_processes_sum_their_hessians(folder: Path, rank: int) -> None:
+    """To 1e-6: float32 products of other batches are scaled by other powers of two."""
+    model, rounding = gptq_on(batches())
+    found = torch.load(folder / f"{rank}_hessians.pth", weights_only=True)
+    # The second layer ran in one process only, and its inputs are those of that process.
+    torch.testing.assert_close(found[0], rounding.hessians[model[0]], rtol=1e-6, atol=1e-6)
+    assert torch.equal(found[1], torch.load(folder / f"{1 - rank}_hessians.pth", weights_only=True)[1])
+    assert bool(found[1].any())

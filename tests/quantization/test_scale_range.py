@@ -13,9 +13,9 @@ from psaq_mm.quantization import (
     activation_spec,
     affine_parameters,
     calibrating,
+    collect_hessians,
     fake_quantize,
     quantize_model,
-    recording_moments,
     recording_sqnr,
     round_weights,
     sqnr,
@@ -25,8 +25,8 @@ from psaq_mm.quantization import (
 EXPONENTS = st.integers(-112, 112)
 POLICIES = {
     "minmax": {},
-    "mse": {"weight_range": "mse", "activation_range": "mse"},
-    "percentile": {"activation_range": "percentile"},
+    "mse": {"weight_observer": "mse", "activation_observer": "mse"},
+    "percentile": {"activation_observer": "percentile"},
     "w4a4": {"weight_bits": 4, "activation_bits": 4},
 }
 
@@ -43,9 +43,9 @@ def loss_of(k: float, gptq: bool = False, **policy) -> tuple[float, float, float
         with calibrating(net):
             net(k * x)
         if gptq:
-            with recording_moments(net) as moments:
+            with collect_hessians(net) as hessians:
                 net(k * x)
-            round_weights(moments)
+            round_weights(hessians)
         with recording_sqnr(net):
             y = net(k * x)
     layer = net[0]

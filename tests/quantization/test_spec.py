@@ -28,7 +28,7 @@ def test_grid(spec: QuantSpec, lowest: int, highest: int) -> None:
 
 def test_helpers() -> None:
     weight, activation = weight_spec(4, "mse", axis=1), activation_spec(6, "percentile", percentile=1.0)
-    assert (weight.per_channel, weight.axis, weight.range, weight.narrow) == (True, 1, "mse", True)
+    assert (weight.per_channel, weight.axis, weight.observer, weight.narrow_range) == (True, 1, "mse", True)
     assert (activation.per_channel, activation.symmetric, activation.percentile) == (False, False, 1.0)
 
 
@@ -40,16 +40,16 @@ def test_helpers() -> None:
         pytest.param({"bits": 4.0}, "integer", id="bits-float"),
         pytest.param({"bits": True}, "integer", id="bits-bool"),
         pytest.param({"granularity": "per_row"}, "per_channel", id="granularity"),
-        pytest.param({"range": "max"}, "minmax", id="range"),
+        pytest.param({"observer": "max"}, "minmax, mse, percentile", id="observer"),
+        pytest.param({"observer": "ema"}, "'ema' was removed: use 'minmax', 'percentile' or 'mse'", id="ema"),
         pytest.param({"percentile": 51}, "0 to 50", id="percentile-high"),
         pytest.param({"percentile": -0.1}, "0 to 50", id="percentile-low"),
-        pytest.param({"momentum": 1.0}, "below 1", id="momentum"),
-        pytest.param({"narrow": True}, "symmetric=True", id="narrow-asymmetric"),
+        pytest.param({"narrow_range": True}, "symmetric=True", id="narrow-asymmetric"),
         pytest.param({"migration": 1.5}, "0 to 1", id="migration"),
         pytest.param({"grid": "log"}, "log2", id="grid"),
         pytest.param({"grid": "log2", "symmetric": True}, "no sign", id="log2-symmetric"),
         pytest.param({"grid": "log2", "granularity": "per_channel"}, "one scale", id="log2-per-channel"),
-        pytest.param({"grid": "log2", "range": "mse"}, "no range 'mse'", id="log2-mse"),
+        pytest.param({"grid": "log2", "observer": "mse"}, "with observer='mse'", id="log2-mse"),
     ],
 )
 def test_invalid_values_are_refused(values: dict, message: str) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from psaq_mm.errors import PSAQError
 from psaq_mm.utils import atomic_files as files
-from psaq_mm.utils.image_store import ImageFiles
+from psaq_mm.utils.image_store import DiskImageStore
 from tests.conftest import little_room
 
 
@@ -18,7 +18,7 @@ def image(seed: int = 0) -> torch.Tensor:
 
 
 def test_what_is_kept_opens_again_under_the_hash_of_its_bytes(tmp_path):
-    store, kept = ImageFiles(tmp_path / "pool"), image()
+    store, kept = DiskImageStore(tmp_path / "pool"), image()
     name = store.keep(kept)
     assert name == hashlib.sha256(kept.numpy().tobytes()).hexdigest()
     assert torch.equal(store.open(name), kept)
@@ -26,28 +26,28 @@ def test_what_is_kept_opens_again_under_the_hash_of_its_bytes(tmp_path):
 
 
 def test_a_view_of_a_batch_takes_its_own_bytes_only(tmp_path):
-    store, batch = ImageFiles(tmp_path), torch.randn(64, 3, 8, 8)
+    store, batch = DiskImageStore(tmp_path), torch.randn(64, 3, 8, 8)
     strided = batch.to(memory_format=torch.channels_last)
     assert store.keep(batch[3]) == store.keep(strided[3])
     assert store.path(store.keep(batch[3])).stat().st_size < 4 * batch[3].nbytes
 
 
 def test_an_image_that_is_there_is_not_written_again(tmp_path, monkeypatch):
-    store = ImageFiles(tmp_path)
+    store = DiskImageStore(tmp_path)
     name = store.keep(image())
     monkeypatch.setattr(files, "write_tensors", lambda *_: pytest.fail("written again"))
     assert store.keep(image()) == name
 
 
 def test_an_opened_image_outlasts_its_file(tmp_path):
-    store = ImageFiles(tmp_path)
+    store = DiskImageStore(tmp_path)
     opened = store.open(store.keep(image()))
     store.retain(set())
     assert not list(tmp_path.iterdir()) and torch.equal(opened, image())
 
 
 def test_the_images_of_the_last_two_states_stay(tmp_path):
-    store = ImageFiles(tmp_path)
+    store = DiskImageStore(tmp_path)
     a, b = (store.keep(image(seed)) for seed in range(2))
     store.retain({a, b})
     c = store.keep(image(2))
@@ -58,13 +58,13 @@ def test_the_images_of_the_last_two_states_stay(tmp_path):
 
 def test_where_there_is_no_room_it_is_one_line_and_nothing_is_left(tmp_path):
     with little_room(1000), pytest.raises(PSAQError, match="cannot write .*File too large.*: make room for it"):
-        ImageFiles(tmp_path).keep(torch.zeros(3, 64, 64))
+        DiskImageStore(tmp_path).keep(torch.zeros(3, 64, 64))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("damage", ["truncated", "other", "no-archive", "missing"])
 def test_damage_is_found_and_written_anew(tmp_path, damage):
-    store = ImageFiles(tmp_path)
+    store = DiskImageStore(tmp_path)
     name = store.keep(image())
     path = store.path(name)
     if damage == "truncated":
@@ -83,7 +83,7 @@ def test_damage_is_found_and_written_anew(tmp_path, damage):
 
 
 def test_all_that_is_damaged_is_deleted_at_once(tmp_path):
-    store = ImageFiles(tmp_path)
+    store = DiskImageStore(tmp_path)
     names = [store.keep(image(seed)) for seed in range(3)]
     for name in names[:2]:
         store.path(name).write_bytes(b"nothing")
@@ -94,7 +94,7 @@ def test_all_that_is_damaged_is_deleted_at_once(tmp_path):
 
 def test_a_flipped_bit_is_found_or_harmless(tmp_path):
     """Whatever torch makes of the file: many kinds of error, or other values."""
-    store = ImageFiles(tmp_path)
+    store = DiskImageStore(tmp_path)
     name = store.keep(image())
     whole, found = store.path(name).read_bytes(), 0
     for position in range(0, len(whole), 17):
@@ -110,7 +110,7 @@ def test_a_flipped_bit_is_found_or_harmless(tmp_path):
 
 
 def test_what_others_put_there_stays(tmp_path):
-    store = ImageFiles(tmp_path)
+    store = DiskImageStore(tmp_path)
     (tmp_path / "my_model.pth").touch()
     name = store.keep(image())
     scratch = tmp_path / f".123.{name}.pth"
@@ -122,12 +122,12 @@ def test_what_others_put_there_stays(tmp_path):
 def test_a_folder_that_cannot_be_is_one_line(tmp_path):
     (tmp_path / "pool").touch()
     with pytest.raises(PSAQError, match="cannot write to the work dir"):
-        ImageFiles(tmp_path / "pool").keep(image())
+        DiskImageStore(tmp_path / "pool").keep(image())
 
 
 def test_files_are_mapped_by_a_string(tmp_path, monkeypatch):
     """Older versions of torch map nothing else."""
-    store, load, given = ImageFiles(tmp_path), torch.load, []
+    store, load, given = DiskImageStore(tmp_path), torch.load, []
     monkeypatch.setattr(torch, "load", lambda file, **kwargs: (given.append((file, kwargs)), load(file, **kwargs))[1])
     store.open(store.keep(image()))
     assert isinstance(given[0][0], str) and given[0][1] == {"mmap": True, "weights_only": True}

@@ -6,12 +6,11 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ...distillation import MicroBatch, calibrate
-from ...errors import UsageError
+from ...errors import QuantizationError, UsageError
 from ...models import calibration_function
+from ...quantization import make_rounding
 from ...registry import LOOPS
 from .base import StageLoop
-
-ROUNDINGS = ("nearest", "gptq")
 
 
 @LOOPS.register_module()
@@ -30,9 +29,11 @@ class CalibrateLoop(StageLoop):
 
     def __init__(self, runner: Runner, images: int = 32, batch_size: int = 8, rounding: str = "nearest") -> None:
         super().__init__(runner)
-        if rounding not in ROUNDINGS:
-            raise UsageError(f"calibrate.rounding {rounding!r} is unknown: use one of {', '.join(ROUNDINGS)}")
-        self.images, self.batch_size, self.rounding = images, batch_size, rounding
+        try:
+            self.rounding = make_rounding(rounding)
+        except QuantizationError as error:
+            raise UsageError(f"calibrate.{error}") from None
+        self.images, self.batch_size = images, batch_size
         self.micro_batch = MicroBatch(self.events.warn)
 
     def run(self) -> nn.Module:

@@ -9,20 +9,20 @@ from torch import nn
 
 from ...distillation import CycleSettings, TeacherStudentCycle
 from ...errors import UsageError
-from ...generation import FeatureDistance
+from ...generation import Discrepancy
 from ...models import output_function
 from ...registry import LOOPS
 from .base import StageLoop
 
 
-@LOOPS.register_module(name=["DistillLoop", "CycleLoop"])  # CycleLoop: its name until version 0.1
+@LOOPS.register_module(name=["DistillLoop", "CycleLoop"])  # CycleLoop: its name before version 0.2
 class DistillLoop(StageLoop):
     """Let samples and student evolve (:class:`psaq_mm.distillation.TeacherStudentCycle`).
 
     Args:
         runner: The runner.
         generator: The keys of :class:`psaq_mm.distillation.ImageGenerator`.
-        discrepancy: The keys of :class:`psaq_mm.generation.FeatureDistance`.
+        discrepancy: The keys of :class:`psaq_mm.generation.Discrepancy`.
         distill_on: The outputs that are compared: ``'backbone'``, ``'blocks'``, ``'neck'`` or ``'logits'``.
         lr: Refused: the rates of weights and biases were absolute under this name.
         **settings: The fields of :class:`psaq_mm.distillation.CycleSettings`.
@@ -49,7 +49,7 @@ class DistillLoop(StageLoop):
             )
         self.settings = CycleSettings(**settings)
         self.generator = self.image_generator(generator) if self.settings.generator_steps else None
-        self.discrepancy = FeatureDistance(**(discrepancy or {}))
+        self.discrepancy = Discrepancy(**(discrepancy or {}))
         self.outputs = output_function(distill_on, self.state.teacher.model)
         self.cycle: TeacherStudentCycle | None = None
 

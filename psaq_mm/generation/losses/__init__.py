@@ -1,1 +1,1 @@
-"""The terms of the image loss: patch-similarity entropy, image prior, discrepancy."""
+"""The terms of the image loss: patch-similarity entropy, image prior and discrepancy, one equation per file."""

@@ -1,4 +1,22 @@
-"""How far the student's outputs are from the teacher's: what the generator widens and the student closes."""
+"""The discrepancy D between the outputs of teacher P and student Q, which the generator maximises.
+
+In the teacher-student cycle of PSAQ-ViT V2 (Li et al., TNNLS 2023) the generator and the student play a min-max game
+under the teacher's supervision::
+
+    generator step:  minimise  L_PSE(x; P) + a L_TV(x) - b D(P(x), Q(x))    over images x
+    student step:    minimise  D(P(x), Q(x))                                over Q
+
+With the outputs ``t_l`` of the teacher and ``s_l`` of the student at level l, C = dimension 1::
+
+    D = mean_l d(t_l, s_l)
+
+    mae     d = mean |t_l - s_l| / c_l,    c_l = mean |t_l| on the first samples
+    cosine  d = mean over positions of  1 - cos(t_l, s_l) over C
+    kl      d = mean over positions of  T^2 KL(softmax(t_l / T) || softmax(s_l / T)) over C
+
+The mean absolute error is the usual choice; the division by ``c_l`` and the other forms are ours, since V2's
+constants are not public. Each form is a class in :mod:`psaq_mm.generation.losses.distances`.
+"""
 
 from __future__ import annotations
 
@@ -6,47 +24,37 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import GenerationError
+from .distances import DISTANCES
 
-FORMS = ("mae", "cosine", "kl")
 
+class Discrepancy(nn.Module):
+    """The discrepancy ``D = mean_l d(t_l, s_l)``; the module's docstring has the forms of d.
 
-class FeatureDistance(nn.Module):
-    """The discrepancy D between two lists of outputs, level by level.
+    ``c_l`` is a constant: if it followed the samples, the generator could increase D by shrinking the teacher's
+    features. Gradients flow to both sides.
 
-    The V2 abstract speaks of a competition under the teacher's supervision; D as the mean absolute error is the usual
-    form, the division by level and the other forms are ours. With teacher t and student s, C = dimension 1::
-
-        mae     mean_l  mean |t_l - s_l| / c_l             c_l = mean |t_l|, measured once by ``fit``
-        cosine  mean_l  mean over positions of  1 - cos(t, s) over C
-        kl      mean_l  mean over positions of  T^2 KL(softmax(t / T) || softmax(s / T)) over C
-
-    ``c_l`` is a constant because a generator that could move it would shrink the teacher's features instead of
-    finding disagreement. ``T^2`` keeps the gradient's size under a temperature (Hinton et al., 2015). All forms are
-    means over the batch, so micro-batches weighted by their size add up to the whole. Gradients flow to both sides.
-
-    Example: t = [2, -2], s = [1, -2], c = 2: mae = 0.5 / 2 = 0.25.
+    Example: t = [2, -2], s = [1, -2], c = 2, form ``mae``: D = 0.5 / 2 = 0.25.
 
     Args:
-        form: ``"mae"`` for feature maps, ``"cosine"``, or ``"kl"`` for logits.
+        form: Name of a registered :class:`LevelDistance`: ``"mae"``, ``"cosine"`` or ``"kl"``.
         temperature: T of ``kl``, positive; the other forms ignore it.
+        **options: Further arguments of the form.
 
     Attributes:
         norms: The constants ``c_l``, shape ``(levels,)``, empty before :meth:`fit`; part of the state dict.
 
     Raises:
-        GenerationError: Unknown form or a temperature that is not positive.
+        GenerationError: The form is unknown, or the temperature is not positive.
     """
 
     norms: Tensor
 
-    def __init__(self, form: str = "mae", temperature: float = 1.0) -> None:
+    def __init__(self, form: str = "mae", temperature: float = 1.0, **options: Any) -> None:
         super().__init__()
-        if form not in FORMS:
-            raise GenerationError(f"form {form!r} is unknown: choose one of {', '.join(FORMS)}")
+        self.distance = DISTANCES.get(form)(temperature=temperature, **options)
         if not temperature > 0:
             raise GenerationError(f"temperature {temperature} must be positive")
         self.form, self.temperature = form, temperature
@@ -54,21 +62,21 @@ class FeatureDistance(nn.Module):
 
     @property
     def fitted(self) -> bool:
-        """Whether the levels' constants are known; only ``mae`` needs them."""
+        """Whether the constants ``c_l`` are known; only a normalised form such as ``mae`` needs them."""
         return self.norms.numel() > 0
 
     @torch.no_grad()
     def fit(self, teacher: Sequence[Tensor]) -> None:
-        """Measures the constants ``c_l`` on the teacher's outputs for the first samples.
+        """Measures the constants ``c_l = mean |t_l|`` on the teacher's outputs for the first samples.
 
         Args:
             teacher: One tensor per level, any shapes.
 
         Raises:
-            GenerationError: Called twice, without levels, or a level is zero or not finite throughout.
+            GenerationError: It is called twice or without levels, or a level is all zero or not finite.
         """
         if self.fitted:
-            raise GenerationError("the levels' constants are measured once: make a new FeatureDistance to change them")
+            raise GenerationError("the levels' constants are measured once: make a new Discrepancy to change them")
         if not teacher:
             raise GenerationError("the teacher has no outputs: name at least one level to compare")
         norms = torch.stack([level.float().abs().mean() for level in teacher])
@@ -85,15 +93,12 @@ class FeatureDistance(nn.Module):
             student: The same shapes.
 
         Raises:
-            GenerationError: Levels or shapes differ, or ``mae`` has not been fitted.
+            GenerationError: Levels or shapes differ, or a normalised form has not been fitted.
         """
         self._check(teacher, student)
-        if self.form == "mae":
-            norms = self.norms.unbind()
-            terms = [F.l1_loss(s, t) / c for t, s, c in zip(teacher, student, norms, strict=True)]
-        else:
-            distance = self._cosine if self.form == "cosine" else self._kl
-            terms = [distance(t, s) for t, s in zip(teacher, student, strict=True)]
+        terms = [self.distance(t, s) for t, s in zip(teacher, student, strict=True)]
+        if self.distance.normalized:
+            terms = [term / c for term, c in zip(terms, self.norms.unbind(), strict=True)]
         return torch.stack(terms).mean()
 
     def extra_repr(self) -> str:
@@ -103,30 +108,20 @@ class FeatureDistance(nn.Module):
     def _check(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> None:
         if not teacher or len(teacher) != len(student):
             raise GenerationError(
-                f"{len(teacher)} teacher and {len(student)} student levels: hand the same, at least 1"
+                f"{len(teacher)} teacher and {len(student)} student levels: pass equal numbers, at least 1"
             )
         for index, (t, s) in enumerate(zip(teacher, student, strict=True)):
             if t.shape != s.shape or t.dim() < 2:
                 raise GenerationError(
                     f"level {index} is {tuple(t.shape)} in the teacher and {tuple(s.shape)} in the student: "
-                    "hand equal shapes (batch, channels, ...)"
+                    "pass equal shapes (batch, channels, ...)"
                 )
-        if self.form == "mae" and not self.fitted:
+        if self.distance.normalized and not self.fitted:
             raise GenerationError("the levels' constants are unknown: call fit(teacher outputs) on the first samples")
-        if self.form == "mae" and len(self.norms) != len(teacher):
+        if self.distance.normalized and len(self.norms) != len(teacher):
             raise GenerationError(
-                f"fitted on {len(self.norms)} levels, called with {len(teacher)}: hand the same levels"
+                f"fitted on {len(self.norms)} levels, called with {len(teacher)}: pass the same levels"
             )
-
-    @staticmethod
-    def _cosine(teacher: Tensor, student: Tensor) -> Tensor:
-        return 1 - F.cosine_similarity(teacher, student, dim=1).mean()
-
-    def _kl(self, teacher: Tensor, student: Tensor) -> Tensor:
-        log_p = F.log_softmax(teacher / self.temperature, dim=1)
-        log_q = F.log_softmax(student / self.temperature, dim=1)
-        divergence = (log_p.exp() * (log_p - log_q)).sum(dim=1)  # (batch, channels, ...) -> (batch, ...)
-        return self.temperature**2 * divergence.mean()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # The number of levels is not known when the module is built, and torch refuses to load another shape.

@@ -1,4 +1,4 @@
-"""Cosine similarities of a layer's pairs of tokens, a block of them at a time, and their variance."""
+"""Cosine similarities of a layer's comparable pairs, computed block by block, and their variance."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch.autograd.function import once_differentiable
 
 from ..tokens import pair_mask
 
-# Similarities held at once: 1 MiB in float32, which stays in a CPU's cache and is still a fair load for a GPU.
+# Similarities per block: 1 MiB in float32, which fits into a CPU's cache and still occupies a GPU.
 BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
 class PairBlock:
-    """Some rows of some groups' similarity matrices, from the first row's diagonal element on.
+    """A block of the similarity matrices: rows of some groups, columns from the first row's diagonal element on.
 
     Attributes:
-        groups: Which groups.
-        rows: Which tokens are compared with those behind them.
-        index: Where the block's pairs stand in its flattened ``(g, r, c)``, int64, shape ``(m,)``.
+        groups: The groups g.
+        rows: The rows r; the columns c start at the first row.
+        index: Positions of the comparable pairs in the flattened block ``(g, r, c)``, int64, shape ``(m,)``.
     """
 
     groups: slice
@@ -31,16 +31,22 @@ class PairBlock:
     index: Tensor
 
     def sides(self, units: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens of the rows and of the columns: ``(batch, g, r, d)`` and ``(batch, g, c, d)``."""
+        """The tokens of the rows and of the columns, shapes ``(batch, g, r, d)`` and ``(batch, g, c, d)``."""
         return units[:, self.groups, self.rows], units[:, self.groups, self.rows.start :]
 
     def similarities(self, units: Tensor) -> Tensor:
-        """The inner products of the block's pairs: ``(batch, m)``."""
+        """The inner products of the block's comparable pairs, shape ``(batch, m)``."""
         rows, columns = self.sides(units)
         return (rows @ columns.mT).flatten(1).index_select(1, self.index)
 
     def add_gradient(self, slopes: Tensor, units: Tensor, result: Tensor) -> None:
-        """Add to ``result``, shaped as ``units``, what slopes ``(batch, m)`` on the similarities make of the tokens."""
+        """Adds the gradient on the tokens to ``result``.
+
+        Args:
+            slopes: Gradient on the block's similarities, shape ``(batch, m)``.
+            units: Tokens of length 1, shape ``(batch, groups, N, d)``.
+            result: Gradient on all tokens, the same shape; changed in place.
+        """
         rows, columns = self.sides(units)
         matrix = slopes.new_zeros(*rows.shape[:3], columns.shape[2])
         matrix.flatten(1).index_copy_(1, self.index, slopes)
@@ -50,10 +56,10 @@ class PairBlock:
 
 
 def pair_blocks(units: Tensor, regions: Tensor | None = None) -> Iterator[PairBlock]:
-    """All comparable pairs of a layer, each once, in blocks of at most :data:`BLOCK` similarities (or a single row).
+    """Yields all comparable pairs of a layer, each once, in blocks of at most :data:`BLOCK` similarities or one row.
 
-    Only what is right of the diagonal is multiplied: a little more than half of all products where groups are large;
-    small groups come whole, several in a block.
+    A large group is split into rows, and every block starts at the diagonal, so that little more than half of all
+    products are computed. Several small groups share a block.
 
     Args:
         units: Tokens of length 1, shape ``(batch, groups, N, d)``.
@@ -67,7 +73,9 @@ def pair_blocks(units: Tensor, regions: Tensor | None = None) -> Iterator[PairBl
         for first in range(0, groups, together):
             group = slice(first, min(first + together, groups))
             size = group.stop - group.start
-            if regions is not None or index is None or size < together:  # else the groups before had the same pairs
+            if (
+                regions is not None or index is None or size < together
+            ):  # otherwise the previous block has the same pairs
                 mask = pair_mask(count, None if regions is None else regions[group], units.device, rows)
                 index = mask.expand(size, -1, -1).flatten().nonzero().squeeze(1)
             if len(index):
@@ -75,10 +83,12 @@ def pair_blocks(units: Tensor, regions: Tensor | None = None) -> Iterator[PairBl
 
 
 def pair_variance(units: Tensor, regions: Tensor | None = None) -> Tensor:
-    """Population variance of the similarities of all comparable pairs, with its backward pass in closed form.
+    """Population variance of the similarities of all comparable pairs, with a backward pass in closed form.
 
-    ``d var / d g_m = 2 (g_m - mean) / M``. Similarities are formed in blocks and again for the gradient: autograd keeps
-    the tokens and nothing of their pairs. First derivatives only.
+    With the M similarities ``g_m`` of one image, ``d var / d g_m = 2 (g_m - mean) / M``. The similarities are computed
+    in blocks, and again for the gradient, so that autograd keeps the tokens only. There are no second derivatives.
+
+    Example: the tokens (1, 0), (0, 1), (1, 0) have the similarities 0, 1, 0 and the variance 2/9.
 
     Args:
         units: Tokens of length 1, shape ``(batch, groups, N, d)``.
@@ -87,7 +97,8 @@ def pair_variance(units: Tensor, regions: Tensor | None = None) -> Tensor:
     Returns:
         Shape ``(batch,)``.
     """
-    return _PairVariance.apply(units, regions)
+    variance: Tensor = _PairVariance.apply(units, regions)
+    return variance
 
 
 class _PairVariance(torch.autograd.Function):
@@ -96,7 +107,7 @@ class _PairVariance(torch.autograd.Function):
         counts, means, variances = [], [], []
         for block in pair_blocks(units, regions):
             values = block.similarities(units)
-            # torch.var_mean is ten times slower.
+            # torch.var_mean takes ten times as long.
             mean = values.mean(1)
             variances.append((values - mean.unsqueeze(1)).square().mean(1))
             means.append(mean)

@@ -1,4 +1,17 @@
-"""Image prior: neighbouring pixels differ about as much as in photographs."""
+"""The image prior ``L_TV``: neighbouring pixels differ about as much as in photographs.
+
+V1's published code (PSAQ-ViT, Li et al., ECCV 2022) computes over a whole batch::
+
+    L_TV = 0.05 |TV - t|,    TV = sum of the L2 norms of four difference images,    t ~ U(2500, 3000), once a run
+
+"for batch size 32" at 224 x 224 pixels. TV is about ``4 sqrt(n) r`` with n = 32 * 3 * 224 * 224 values and the
+root-mean-square difference r of neighbouring pixels, so this equals ``0.05 * 4 sqrt(n) |r - t / (4 sqrt(n))|``. Hence
+our form, which depends on neither batch size nor resolution::
+
+    L_TV = weight * mean_b | mean_k r_bk - target |,    weight = 439,    target in [0.285, 0.342]
+
+with the root-mean-square difference ``r_bk`` of image b in direction k (:func:`rms_differences`).
+"""
 
 from __future__ import annotations
 
@@ -12,26 +25,21 @@ EPS = 1e-12
 
 
 class ImagePrior(nn.Module):
-    """Pulls the mean neighbour difference of every image to a target.
+    """The loss ``L_TV = weight * mean_b | mean_k r_bk - target |``; the module's docstring derives it.
 
-    V1's published code computes, over a whole batch, ``0.05 |TV - t|`` with ``TV`` the sum of the L2 norms of four
-    difference images (:func:`v1_tv`) and ``t ~ U(2500, 3000)`` drawn once a run, "for batch size 32" at 224 x 224. As
-    ``TV`` is about ``4 sqrt(n) r`` with n = 32 * 3 * 224 * 224 values and r the root-mean-square difference, that is
-    ``0.05 * 4 sqrt(n) |r - t / (4 sqrt(n))|``, hence ours, which depends on neither batch nor resolution::
-
-        L = weight * mean_b | mean_k r_bk - target |,    weight = 439,   target in [0.285, 0.342]
-
-    with ``r_bk`` of :func:`rms_differences`.
-
-    Example: an image of rms difference 0.5 and the default target 0.3135 lose 439 * 0.1865 = 81.9.
+    Example: an image with root-mean-square difference 0.5 and the default target 0.3135 has the loss 439 * 0.1865 =
+    81.9.
 
     Args:
-        target: Range of the target, in units of the normalised image; the middle holds until :meth:`draw`.
-        weight: Factor of the loss. V1's stands beside an entropy summed over L layers; beside a mean over layers the
-            same balance takes 439 / L.
+        target: Range of the target, in units of the normalised image; its middle is used until :meth:`draw`.
+        weight: Factor of the loss. In V1 the prior is added to an entropy summed over L layers; with a mean over
+            layers, 439 / L gives the same balance.
+
+    Attributes:
+        target: The target for all images, a scalar; part of the state dict.
 
     Raises:
-        GenerationError: The range is empty or negative, or the weight is.
+        GenerationError: The range is empty or negative, or the weight is negative.
     """
 
     target: Tensor
@@ -47,7 +55,7 @@ class ImagePrior(nn.Module):
         self.register_buffer("target", torch.tensor((low + high) / 2))
 
     def draw(self, generator: torch.Generator | None = None) -> float:
-        """Draws the target uniformly from its range, as V1 does once a run, and returns it."""
+        """Draws the target uniformly from its range, as V1 does once per run, and returns it."""
         device = None if generator is None else generator.device
         share = float(torch.rand((), generator=generator, device=device))
         low, high = self.bounds
@@ -58,8 +66,11 @@ class ImagePrior(nn.Module):
         """The loss, a scalar.
 
         Args:
-            x: Images ``(batch, channels, H, W)``.
-            target: A target of its own for every image, shape ``(batch,)``; None for the one drawn for all.
+            x: Images, shape ``(batch, channels, H, W)``.
+            target: A separate target for each image, shape ``(batch,)``; None for the common one.
+
+        Raises:
+            GenerationError: See :func:`rms_differences`.
         """
         goal = self.target if target is None else target
         return self.weight * (rms_differences(x).mean(dim=1) - goal).abs().mean()
@@ -72,6 +83,10 @@ class ImagePrior(nn.Module):
 def rms_differences(x: Tensor) -> Tensor:
     """Root-mean-square difference between neighbouring pixels in four directions.
 
+    ::
+
+        r_bk = sqrt(mean over channels and positions of (x_b - x_b shifted by one pixel in direction k)^2 + 1e-12)
+
     Example: columns alternating between 0 and 1 give 1 horizontally, 0 vertically and 1 on both diagonals.
 
     Args:
@@ -81,35 +96,17 @@ def rms_differences(x: Tensor) -> Tensor:
         Shape ``(batch, 4)``: horizontal, vertical, the diagonal running down left, the one running down right.
 
     Raises:
-        GenerationError: The images have no neighbours.
+        GenerationError: The images are smaller than 2 x 2 pixels or not four-dimensional.
     """
-    means = [difference.square().mean(dim=(1, 2, 3)) for difference in _differences(x)]
-    return torch.sqrt(torch.stack(means, dim=1) + EPS)
-
-
-def v1_tv(x: Tensor) -> Tensor:
-    """V1's total variation, to the letter: the sum of four L2 norms over the whole batch.
-
-    Args:
-        x: Images, shape ``(batch, channels, H, W)``, H and W at least 2.
-
-    Returns:
-        A scalar; V1's loss is ``0.05 * |v1_tv(x) - t|``.
-
-    Raises:
-        GenerationError: The images have no neighbours.
-    """
-    return torch.stack([torch.linalg.vector_norm(difference) for difference in _differences(x)]).sum()
-
-
-def _differences(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if x.dim() != 4 or min(x.shape[2:]) < 2:
         raise GenerationError(
-            f"images of shape {tuple(x.shape)}: hand (batch, channels, H, W) of at least 2 x 2 pixels"
+            f"images of shape {tuple(x.shape)}: pass (batch, channels, H, W) of at least 2 x 2 pixels"
         )
-    return (
+    differences = (
         x[..., :, 1:] - x[..., :, :-1],
         x[..., 1:, :] - x[..., :-1, :],
         x[..., 1:, :-1] - x[..., :-1, 1:],
         x[..., 1:, 1:] - x[..., :-1, :-1],
     )
+    means = [difference.square().mean(dim=(1, 2, 3)) for difference in differences]
+    return torch.sqrt(torch.stack(means, dim=1) + EPS)

@@ -1,4 +1,4 @@
-"""Tokens of length 1, and the variance of their cosine similarities without forming them."""
+"""Tokens of length 1, and the variance of their cosine similarities from a Gram matrix of the channels."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ NORM_EPS = 1e-8
 
 
 def unit_tokens(tokens: Tensor) -> Tensor:
-    """Tokens scaled to length 1, so that inner products are cosines.
+    """Scales tokens to length 1, so that inner products are cosine similarities.
 
-    A token shorter than 1e-8 has no direction: it becomes zero (similarity 0 with every other) and gets no gradient,
-    where dividing by the floor alone would hand it a gradient of order 1e8.
+    A token shorter than 1e-8 becomes zero, with similarity 0 to every other token, and gets no gradient. Division by
+    ``max(|z|, 1e-8)`` would give it a gradient of order 1e8.
+
+    Example: (3, 4) becomes (0.6, 0.8).
 
     Args:
-        tokens: Shape ``(..., d)``; float16 and bfloat16 are computed in float32.
+        tokens: Shape ``(..., d)``; float16 and bfloat16 are converted to float32.
 
     Returns:
         Same shape, float32 or float64.
     """
     if tokens.dtype not in (torch.float32, torch.float64):
         tokens = tokens.float()
-    return _UnitTokens.apply(tokens)
+    units: Tensor = _UnitTokens.apply(tokens)
+    return units
 
 
 class _UnitTokens(torch.autograd.Function):
@@ -44,26 +47,29 @@ class _UnitTokens(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         units, inverse = ctx.saved_tensors
         along = torch.linalg.vecdot(units, grads[0]).unsqueeze(-1)
-        return (grads[0] - units * along) * inverse
+        gradient: Tensor = (grads[0] - units * along) * inverse
+        return gradient
 
 
 def gram_variance(units: Tensor) -> Tensor:
-    """``pair_variance`` over all pairs i < j within the groups, in O(N d^2) time and no N x N matrix.
+    """Population variance of the similarities of all pairs i < j within the groups, in O(N d^2) time.
 
-    In one group write ``u_i = m + w_i`` with the mean ``m``, so that ``sum_i w_i = 0``, and ``p_i = <m, w_i>``. Then
-    ``g_ij - |m|^2 = p_i + p_j + <w_i, w_j>``, all cross terms vanish in the sum over i and j, and with the d x d Gram
-    matrix ``C = sum_i w_i w_i^T`` and the diagonal ``c_i = 2 p_i + |w_i|^2``, which has to go::
+    Equal to :func:`pair_variance` without regions, but no N x N matrix is formed; faster for more tokens than channels.
+
+    In one group let ``u_i = m + w_i`` with the mean ``m``, so that ``sum_i w_i = 0``, and ``p_i = <m, w_i>``. Then
+    ``g_ij - |m|^2 = p_i + p_j + <w_i, w_j>``, and all cross terms vanish in the sum over i and j. With the d x d Gram
+    matrix ``C = sum_i w_i w_i^T`` and the diagonal elements ``c_i = 2 p_i + |w_i|^2``, which are subtracted::
 
         S1 = sum_{i<j} (g_ij - |m|^2)   = - sum_i c_i / 2
         S2 = sum_{i<j} (g_ij - |m|^2)^2 = (2 N sum_i p_i^2 + |C|_F^2 - sum_i c_i^2) / 2
 
-    Without the shift by ``|m|^2`` the same trick loses the variance to cancellation in float32 once the tokens are
-    alike. Groups are combined by ``var = mean of the variances + variance of the means``.
+    Without the shift by ``|m|^2``, cancellation in float32 destroys the variance of nearly equal tokens. The groups are
+    combined by ``var = mean of the variances + variance of the means``.
 
-    Example: u = (1, 0), (0, 1), (1, 0): similarities 0, 1, 0, variance 2/9.
+    Example: the tokens (1, 0), (0, 1), (1, 0) have the similarities 0, 1, 0 and the variance 2/9.
 
     Args:
-        units: Shape ``(batch, groups, N, d)``, N at least 2.
+        units: Tokens of length 1, shape ``(batch, groups, N, d)``, N at least 2.
 
     Returns:
         Shape ``(batch,)``.

@@ -1,6 +1,6 @@
 """Plain double-precision forms of the formulas, with loops and autograd, to test the package against.
 
-Nothing here knows a trick: similarities one by one, densities point by point, moments in two passes.
+Similarities are computed one by one, densities point by point, variances in two passes.
 """
 
 from __future__ import annotations
@@ -104,6 +104,17 @@ def rms_differences(x: Tensor) -> Tensor:
             row.append((torch.stack(squares).sum() / len(squares)).sqrt())
         rows.append(torch.stack(row))
     return torch.stack(rows)
+
+
+def v1_tv(x: Tensor) -> Tensor:
+    """V1's total variation: the sum of four L2 norms over the whole batch."""
+    differences = (
+        x[..., :, 1:] - x[..., :, :-1],
+        x[..., 1:, :] - x[..., :-1, :],
+        x[..., 1:, :-1] - x[..., :-1, 1:],
+        x[..., 1:, 1:] - x[..., :-1, :-1],
+    )
+    return torch.stack([difference.square().sum().sqrt() for difference in differences]).sum()
 
 
 def relative_error(value: Tensor, expected: Tensor) -> float:

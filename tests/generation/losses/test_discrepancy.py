@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from psaq_mm.generation import FeatureDistance, GenerationError
+from psaq_mm.generation import Discrepancy, GenerationError
+from psaq_mm.generation.losses.distances import DISTANCES
 
-FORMS = ["mae", "cosine", "kl"]
+# One entry per file of psaq_mm/generation/losses/distances.
+FORMS = ["cosine", "kl", "mae"]
 SHAPES = [(4, 5, 3, 2), (4, 7, 2, 2), (4, 6)]
 
 
@@ -17,8 +19,8 @@ def features(seed: int) -> list[Tensor]:
     return [3.0**level * torch.randn(shape, generator=generator) for level, shape in enumerate(SHAPES)]
 
 
-def make(form: str, temperature: float = 1.0) -> FeatureDistance:
-    distance = FeatureDistance(form, temperature)
+def make(form: str, temperature: float = 1.0) -> Discrepancy:
+    distance = Discrepancy(form, temperature)
     distance.fit(features(0))
     return distance
 
@@ -44,6 +46,10 @@ def reference(form: str, teacher: list[Tensor], student: list[Tensor], temperatu
     return sum(levels) / len(levels)
 
 
+def test_all_forms_are_tested_here() -> None:
+    assert DISTANCES.names == FORMS
+
+
 @pytest.mark.parametrize("temperature", [1.0, 4.0], ids=str)
 @pytest.mark.parametrize("form", FORMS)
 def test_equals_the_reference(form: str, temperature: float) -> None:
@@ -54,9 +60,15 @@ def test_equals_the_reference(form: str, temperature: float) -> None:
 
 
 def test_mae_of_the_docstrings_example() -> None:
-    distance = FeatureDistance()
+    distance = Discrepancy()
     distance.fit([torch.tensor([[2.0, -2.0]])])
     assert distance([torch.tensor([[2.0, -2.0]])], [torch.tensor([[1.0, -2.0]])]).item() == 0.25
+
+
+def test_cosine_and_kl_of_the_docstrings_examples() -> None:
+    cosine, kl = Discrepancy("cosine"), Discrepancy("kl")
+    assert cosine([torch.tensor([[1.0, 0.0]])], [torch.tensor([[0.0, 3.0]])]).item() == pytest.approx(1.0)
+    assert kl([torch.tensor([[0.0, math.log(3)]])], [torch.zeros(1, 2)]).item() == pytest.approx(0.131, abs=5e-4)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -83,13 +95,13 @@ def test_micro_batches_weighted_by_size_add_up(form: str) -> None:
 
 
 def test_constants_are_measured_once_and_saved() -> None:
-    distance = FeatureDistance()
+    distance = Discrepancy()
     assert not distance.fitted
     distance.fit(features(0))
     assert distance.norms.tolist() == pytest.approx([level.abs().mean().item() for level in features(0)])
     with pytest.raises(GenerationError, match="measured once"):
         distance.fit(features(1))
-    loaded = FeatureDistance()
+    loaded = Discrepancy()
     loaded.load_state_dict(distance.state_dict())
     assert torch.equal(loaded.norms, distance.norms)
     assert loaded(features(1), features(2)) == distance(features(1), features(2))
@@ -97,8 +109,8 @@ def test_constants_are_measured_once_and_saved() -> None:
 
 def test_mae_needs_its_constants() -> None:
     with pytest.raises(GenerationError, match="call fit"):
-        FeatureDistance()(features(1), features(2))
-    assert FeatureDistance("cosine")(features(1), features(2)) > 0
+        Discrepancy()(features(1), features(2))
+    assert Discrepancy("cosine")(features(1), features(2)) > 0
 
 
 @pytest.mark.parametrize(
@@ -119,12 +131,12 @@ def test_outputs_that_do_not_match_are_refused(teacher: list[Tensor], student: l
 @pytest.mark.parametrize("level", [torch.zeros(2, 3), torch.full((2, 3), float("nan"))], ids=["zero", "nan"])
 def test_dead_levels_are_refused(level: Tensor) -> None:
     with pytest.raises(GenerationError, match="level 1.*leave it out"):
-        FeatureDistance().fit([torch.ones(2, 3), level])
+        Discrepancy().fit([torch.ones(2, 3), level])
     with pytest.raises(GenerationError, match="at least one level"):
-        FeatureDistance().fit([])
+        Discrepancy().fit([])
 
 
 @pytest.mark.parametrize("arguments", [{"form": "mse"}, {"temperature": 0.0}], ids=["form", "temperature"])
 def test_settings_that_do_not_work_are_refused(arguments: dict) -> None:
     with pytest.raises(GenerationError):
-        FeatureDistance(**arguments)
+        Discrepancy(**arguments)

@@ -7,9 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psaq_mm.generation import AttentionTokens, GenerationError, PatchSimilarityEntropy, similarity_entropy
+from psaq_mm.generation import AttentionTokens, GenerationError, PatchSimilarityEntropy
+from psaq_mm.generation.losses.entropies import ENTROPIES
+from psaq_mm.generation.losses.entropies.base import KernelVariant
 from tests.generation.losses.reference import layer_entropy, pse_loss, relative_error
 
+# One entry per file of psaq_mm/generation/losses/entropies.
 VARIANTS = ["gaussian", "kde", "v1"]
 OURS = ["gaussian", "kde"]
 REGIONS = torch.tensor([[0, 0, 0, 0, 1, 1, 1, -1], [0, 0, 1, 1, 0, 0, 1, 1]])
@@ -26,6 +29,10 @@ def draw(shape: tuple[int, int, int, int], seed: int) -> torch.Tensor:
     ).requires_grad_()
 
 
+def similarity_entropy(layers: list[AttentionTokens], variant: str = "gaussian") -> torch.Tensor:
+    return PatchSimilarityEntropy(variant).per_image(layers)
+
+
 def make_layers(case: str) -> list[AttentionTokens]:
     if case == "global":
         return [AttentionTokens(draw((2, 1, 9, 4), 0)), AttentionTokens(draw((2, 1, 9, 4), 1))]
@@ -39,6 +46,10 @@ def make_layers(case: str) -> list[AttentionTokens]:
 
 
 CASES = ["global", "windows", "class-token", "regions", "regions-class-token"]
+
+
+def test_all_variants_are_tested_here() -> None:
+    assert ENTROPIES.names == VARIANTS
 
 
 def assert_matches_reference(layers: list[AttentionTokens], variant: str) -> None:
@@ -194,8 +205,18 @@ def test_settings_that_do_not_work_are_refused(arguments: dict, message: str) ->
 
 
 def test_defaults_and_unequal_batches() -> None:
-    assert PatchSimilarityEntropy("kde").bandwidth == 1 / 32
-    assert PatchSimilarityEntropy("kde", points=129).bandwidth == 1 / 64
-    assert PatchSimilarityEntropy("v1").bandwidth == 0.01 and PatchSimilarityEntropy("v1").points == 10
+    kde, fine, v1 = (PatchSimilarityEntropy(*args).variant for args in (("kde",), ("kde", None, 129), ("v1",)))
+    assert isinstance(kde, KernelVariant) and kde.bandwidth == 1 / 32
+    assert isinstance(fine, KernelVariant) and fine.bandwidth == 1 / 64
+    assert isinstance(v1, KernelVariant) and v1.bandwidth == 0.01 and v1.points == 10
     with pytest.raises(GenerationError, match="batch sizes differ"):
         similarity_entropy([AttentionTokens(draw((1, 1, 5, 3), 0)), AttentionTokens(draw((2, 1, 5, 3), 0))])
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [("gaussian", "variant='gaussian'"), ("v1", "variant='v1', bandwidth=0.01, points=10")],
+    ids=["gaussian", "v1"],
+)
+def test_settings_are_printed(variant: str, expected: str) -> None:
+    assert expected in repr(PatchSimilarityEntropy(variant))

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from psaq_mm.generation import GenerationError, ImagePrior, rms_differences, v1_tv
+from psaq_mm.generation import GenerationError, ImagePrior, rms_differences
 from tests.generation.losses import reference
-from tests.generation.losses.reference import relative_error
+from tests.generation.losses.reference import relative_error, v1_tv
 
 
 def noise(*shape: int, scale: float = 1.0) -> torch.Tensor:

@@ -15,8 +15,9 @@ from psaq_mm.quantization import (
     QuantLinear,
     activation_spec,
     calibrating,
+    collect_hessians,
     gptq,
-    recording_moments,
+    make_rounding,
     round_weights,
     weight_spec,
 )
@@ -29,8 +30,8 @@ def correlated(samples: int, width: int) -> Tensor:
 
 def integers(layer: QuantLinear) -> Tensor:
     """A layer's weight on its grid."""
-    fold = layer.input_fold()
-    weight = layer.quantized_weight() if fold is None else layer.quantized_weight() * fold
+    ratio = layer.input_channel_scale()
+    weight = layer.quantized_weight() if ratio is None else layer.quantized_weight() * ratio
     return (weight / layer.weight_quantizer.scale.view(-1, 1)).round()
 
 
@@ -59,7 +60,7 @@ def test_integers_lie_on_the_grid_and_lose_less(width: int, bits: int, seed: int
     def losses(integers: Tensor) -> Tensor:
         return ((integers * scale[:, None] - weight).double() @ x.T.double()).square().sum(1)
 
-    # The function weighs the losses by the moment, which is summed in float32 here: 1e-4 is its error.
+    # The function weighs the losses by the Hessian, which is summed in float32 here: 1e-4 is its error.
     assert (losses(q) <= losses(nearest) * (1 + 1e-4)).all()
     # Inputs as correlated as these leave room in a layer of any width but the smallest.
     assert losses(q).sum() < 0.1 * losses(nearest).sum() or width == 3
@@ -68,18 +69,18 @@ def test_integers_lie_on_the_grid_and_lose_less(width: int, bits: int, seed: int
 def test_a_row_that_greed_makes_worse_is_rounded_to_the_nearest() -> None:
     torch.manual_seed(51)
     x, weight = correlated(600, 3), torch.randn(8, 3)
-    scale, moment = weight.abs().amax(1), x.T @ x
+    scale, hessian = weight.abs().amax(1), x.T @ x
     nearest = (weight / scale[:, None]).round()
-    q = gptq(weight, scale, moment, 1)
+    q = gptq(weight, scale, hessian, 1)
     # Some rows keep the nearest integers, some gain by others.
     changed = (q != nearest).any(1)
     assert 0 < int(changed.sum()) < len(changed)
 
 
-@pytest.mark.parametrize("moment", [torch.eye(3), torch.full((4, 4), torch.nan)], ids=["size", "nan"])
-def test_moments_that_cannot_be_are_refused(moment: Tensor) -> None:
-    with pytest.raises(QuantizationError, match="finite moment of 4 input channels"):
-        gptq(torch.zeros(2, 4), torch.ones(2), moment, 7)
+@pytest.mark.parametrize("hessian", [torch.eye(3), torch.full((4, 4), torch.nan)], ids=["size", "nan"])
+def test_invalid_hessians_are_refused(hessian: Tensor) -> None:
+    with pytest.raises(QuantizationError, match="finite Hessian of 4 input channels"):
+        gptq(torch.zeros(2, 4), torch.ones(2), hessian, 7)
 
 
 def test_inputs_of_zeros_round_to_the_nearest() -> None:
@@ -98,14 +99,17 @@ def test_a_layer_rounds_as_gptq_says_with_the_scale_it_had(granularity: str) -> 
         quantized(x)
     plain = copy.deepcopy(quantized)
     before = quantized.weight_quantizer.scale.clone()
-    with torch.no_grad(), recording_moments(quantized) as moments:
+    rounding = make_rounding("gptq")
+    assert rounding.needs_inputs
+    with torch.no_grad(), rounding.collect(quantized):
         quantized(x[:200])
         quantized(x[200:])
-    round_weights(moments)
-    fold = quantized.input_fold()
-    folded = layer.weight if fold is None else layer.weight * fold
-    ((_, moment),) = moments.items()
-    assert torch.equal(integers(quantized), gptq(folded, before, moment, 7))
+    ((_, hessian),) = rounding.hessians.items()
+    rounding.apply(quantized)
+    assert not rounding.hessians
+    ratio = quantized.input_channel_scale()
+    folded = layer.weight if ratio is None else layer.weight * ratio
+    assert torch.equal(integers(quantized), gptq(folded, before, hessian, 7))
     torch.testing.assert_close(quantized.weight_quantizer.scale, before)
     assert not torch.equal(integers(quantized), integers(plain))
     exact = layer(x)
@@ -119,8 +123,23 @@ def test_a_rounded_layer_survives_its_checkpoint() -> None:
     x = correlated(100, 24)
     with torch.no_grad(), calibrating(quantized):
         quantized(x)
-    with torch.no_grad(), recording_moments(quantized) as moments:
+    with torch.no_grad(), collect_hessians(quantized) as hessians:
         quantized(x)
-    round_weights(moments)
+    round_weights(hessians)
     other.load_state_dict(quantized.state_dict())
     assert torch.equal(other(x), quantized(x))
+
+
+def test_collecting_again_starts_anew() -> None:
+    layer, x = QuantLinear.from_module(nn.Linear(4, 3), weight_spec(4), activation_spec(8)), torch.randn(20, 4)
+    with torch.no_grad(), calibrating(layer):
+        layer(x)
+    rounding = make_rounding("gptq")
+    with pytest.raises(RuntimeError, match="stop"), torch.no_grad(), rounding.collect(layer):
+        layer(x)
+        raise RuntimeError("stop")
+    with torch.no_grad(), rounding.collect(layer):
+        layer(x)
+    with torch.no_grad(), collect_hessians(layer) as hessians:
+        layer(x)
+    assert torch.equal(rounding.hessians[layer], hessians[layer]) and not layer._forward_pre_hooks
