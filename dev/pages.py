@@ -24,7 +24,7 @@ from psaq_mm.utils.records import is_record, load_record
 from psaq_mm.visualization.record_tables import record_markdown
 
 BLOCK = re.compile(
-    r"^<!-- (?P<kind>table|headline|demo-output|errors)(?::(?P<name>[\w-]+))? -->\n.*?^<!-- /(?P=kind) -->",
+    r"^<!-- (?P<kind>table|headline|demo-output|errors)(?::(?P<name>[\w/-]+))? -->\n.*?^<!-- /(?P=kind) -->",
     re.DOTALL | re.MULTILINE,
 )
 
