@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from rich.console import Console
 
-from psaq_mm import cli
+from psaq_mm.engine import preparation
 from psaq_mm.engine.job import Job
 from psaq_mm.errors import PSAQError
 from psaq_mm.models import AttentionTaps, without_downloads
@@ -59,7 +59,7 @@ def shrunken(path: Path, options: dict) -> Config:
     cfg = Config.fromfile(path)
     for some in (SMALLER, options):
         cfg.merge_from_dict(copy.deepcopy(some))
-    cli.import_host(cfg)
+    preparation.import_host(cfg)
     init_default_scope("mmdet")
     return cfg
 
@@ -164,7 +164,7 @@ def test_without_a_checkpoint_it_says_how_to_train_one(tmp_path, monkeypatch, ru
 
 @pytest.mark.parametrize("library", ["mmdet", "mmpretrain", "mmseg"])
 def test_a_missing_library_is_named_with_the_part_that_needs_it(library, monkeypatch):
-    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == library else find_spec(name))
+    monkeypatch.setattr(preparation, "find_spec", lambda name: None if name == library else find_spec(name))
     part = {
         "mmdet": "its default_scope",
         "mmpretrain": "mmpretrain.VisionTransformer",
@@ -172,13 +172,13 @@ def test_a_missing_library_is_named_with_the_part_that_needs_it(library, monkeyp
     }[library]
     said = rf"the config needs {library} \({part}\), which is not installed: pip install onedl-\w+ or {library}"
     with pytest.raises(PSAQError, match=said):
-        cli.import_host(Config.fromfile(RECIPE))
+        preparation.import_host(Config.fromfile(RECIPE))
 
 
 def test_a_library_for_another_mmcv_is_one_line(monkeypatch):
     def fail(*modules):
         raise AssertionError("MMCV==9.9 is used but incompatible")
 
-    monkeypatch.setattr(cli, "import_quietly", fail)
+    monkeypatch.setattr(preparation, "import_quietly", fail)
     with pytest.raises(PSAQError, match="needs mmdet .its default_scope., which cannot be imported .MMCV==9.9"):
-        cli.import_host(Config.fromfile(RECIPE))
+        preparation.import_host(Config.fromfile(RECIPE))

@@ -33,7 +33,9 @@ class Records:
 
 
 def runner(**attributes) -> SimpleNamespace:
-    return SimpleNamespace(**{"shows_progress": True, "state": {}, **attributes})
+    return SimpleNamespace(
+        **{"shows_progress": True, "state": SimpleNamespace(distill=SimpleNamespace(cycle=0)), **attributes}
+    )
 
 
 @pytest.fixture

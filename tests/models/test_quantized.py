@@ -184,7 +184,7 @@ def test_the_official_swin_s_calibrates_and_runs():
     cfg = Config.fromfile(SWIN_S)
     cfg.model.backbone.init_cfg = None
     # the recipe's own weight ranges (mse) are a search, which takes seconds on 49 million weights
-    model = build(cfg.model, {**cfg.dfq.quantization, "weight_range": "minmax"})
+    model = build(cfg.model, {**cfg.dfq.quantization, "weight_observer": "minmax"})
     images = torch.randn(1, 3, 128, 160)
     with torch.no_grad(), calibrating(model):
         model.backbone(images)

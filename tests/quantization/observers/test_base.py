@@ -16,9 +16,9 @@ from psaq_mm.quantization import (
     activation_spec,
     make_observer,
     register_observer,
-    registry,
 )
 from psaq_mm.quantization.observers.base import MIN_ROW_SIZE, SAMPLE_SIZE, subsample
+from psaq_mm.quantization.spec import OBSERVERS as REGISTRY
 from tests.quantization.observers.observing import observe
 
 NAMES = ["minmax", "mse", "percentile"]
@@ -26,7 +26,7 @@ OBSERVERS = pytest.mark.parametrize("name", NAMES)
 
 
 def test_every_observer_is_tested() -> None:
-    assert list(registry.OBSERVERS.names) == NAMES
+    assert list(REGISTRY.names) == NAMES
 
 
 @OBSERVERS
@@ -76,7 +76,7 @@ def test_subsample_is_bounded_and_meets_all_channels(rows: int, size: int, width
 
 
 def test_a_registered_observer_is_used_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry.OBSERVERS, "_classes", dict(registry.OBSERVERS._classes))
+    monkeypatch.setattr(REGISTRY, "_classes", dict(REGISTRY._classes))
 
     @register_observer("first_half")
     class FirstHalf(Observer):
