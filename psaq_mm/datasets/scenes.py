@@ -41,13 +41,14 @@ class Scene:
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     ticks = np.arange(size, dtype=np.float32)
-    return np.meshgrid(ticks, ticks, indexing="ij")
+    rows, columns = np.meshgrid(ticks, ticks, indexing="ij")
+    return rows, columns
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
     """Noise of a given coarseness in [-1, 1], ``(size, size)``: random values on a grid, interpolated."""
     coarse = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32), mode="F")
-    return np.asarray(coarse.resize((size, size), Image.BICUBIC))
+    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _texture(rng: np.random.Generator, size: int, contrast: float, hue: float | None = None) -> np.ndarray:
@@ -110,7 +111,7 @@ def _shape_mask(name: str, rng: np.random.Generator, size: int, centre: np.ndarr
         ellipse(centre, radius, 255)
         if name == "ring":
             ellipse(centre, radius * rng.uniform(0.45, 0.6), 0)
-    small = big.resize((size, size), Image.BOX)
+    small = big.resize((size, size), Image.Resampling.BOX)
     return np.asarray(small) > 127
 
 

@@ -57,6 +57,11 @@ class ActivationQDQ(nn.Module):
         quantizer: Calibrated, with a uniform asymmetric grid.
     """
 
+    scale: Tensor
+    zero_point: Tensor
+    ratio: Tensor | None
+    shift: Tensor | None
+
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
         spec, scale = quantizer.spec, quantizer.scale.detach().float()
@@ -107,6 +112,8 @@ class Log2Quantize(nn.Module):
         quantizer: Calibrated, with grid ``log2``.
     """
 
+    scale: Tensor
+
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
         self.spec = quantizer.spec
@@ -128,6 +135,7 @@ class StoredWeight(nn.Module):
 
     integers: Tensor
     scale: Tensor
+    zero_point: Tensor
 
     def __init__(self, integers: Tensor, scale: Tensor, axis: int) -> None:
         super().__init__()
@@ -177,6 +185,8 @@ class DeployLinear(nn.Module):
         layer: Calibrated.
     """
 
+    bias: Tensor | None
+
     def __init__(self, layer: QuantLinear) -> None:
         super().__init__()
         self.input, self.output = activation(layer.input_quantizer), activation(layer.output_quantizer)
@@ -205,6 +215,8 @@ class FloatWeight(nn.Module):
         value: Any.
     """
 
+    value: Tensor
+
     def __init__(self, value: Tensor) -> None:
         super().__init__()
         self.register_buffer("value", value)
@@ -220,6 +232,8 @@ class DeployConv2d(nn.Module):
     Args:
         layer: Calibrated.
     """
+
+    bias: Tensor | None
 
     def __init__(self, layer: QuantConv2d) -> None:
         super().__init__()
@@ -292,7 +306,7 @@ def deployed(model: nn.Module) -> nn.Module:
     done: dict[nn.Module, nn.Module] = {}
     for module in list(copied.modules()):
         for name, child in list(module._modules.items()):
-            if type(child) in FORMS:
+            if child is not None and type(child) in FORMS:
                 if child not in done:
                     done[child] = FORMS[type(child)](child)
                 module._modules[name] = done[child]

@@ -103,6 +103,7 @@ def onnx_model(
         except torch.onnx.errors.OnnxExporterError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise ExportError(f"torch cannot export the model: {reason}") from error
+    assert program is not None, "dynamo=True returns a program"
     proto = program.model_proto
     compact(proto)
     onnx.helper.set_model_props(proto, dict(metadata or {}))

@@ -149,7 +149,9 @@ def check_classes(dataset: Any, model: nn.Module) -> None:
         UsageError: It isn't.
     """
     count = class_count(model)
-    for one in parts(dataset) if count is not None else ():
+    if count is None:
+        return
+    for one in parts(dataset):
         place = getattr(one, "ann_file", "") or next(iter((getattr(one, "data_prefix", None) or {}).values()), "")
         named, labels = len((getattr(one, "metainfo", None) or {}).get("classes") or ()), labels_of(one)
         if labels and min(labels) < 0:

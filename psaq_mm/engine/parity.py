@@ -57,7 +57,7 @@ def check_parity(
         bits = "w{weight_bits}a{activation_bits}".format(**{**WIDTHS, **artifact.quantization})
         row = {"model": name, "bits": bits, "size": f"{size[0]}x{size[1]}"}
         # What cannot be is said before the long evaluations.
-        deployed = {}
+        deployed: dict[str, tuple[Path, Path, float]] = {}
         for engine in engines:
             kind = next(kind for kind, runs_on in RUNS_ON.items() if runs_on == engine)
             target = folder / f"{engine}{FORMATS[kind]}"
@@ -66,7 +66,8 @@ def check_parity(
                 raise UsageError("this model has no backbone of its own: it is deployed as one piece")
             backbone = RuntimeBackbone(str(target), engine)
             found = [list(backbone(batch)) for batch in batches]
-            deployed[engine] = *written[-2:], round(lowest_sqnr(expected, found), 1)
+            config, rest = written[-2:]
+            deployed[engine] = config, rest, round(lowest_sqnr(expected, found), 1)
         metrics = figures(cfg, checkpoint, folder / "simulation")
         yield {**row, "engine": "simulation", "sqnr_db": None, "metrics": metrics}
         for engine, (config, rest, noise) in deployed.items():
@@ -75,15 +76,16 @@ def check_parity(
 
 
 def first_batches(artifact: Artifact, images: int) -> Iterator[Tensor]:
-    """The first images of the test set as the backbone gets them."""
+    """The first images of the test set as inputs of the backbone."""
     described = copy.deepcopy(artifact.cfg.test_dataloader)
     described.update(num_workers=0, persistent_workers=False)
+    preprocess: Any = artifact.model.data_preprocessor
     seen = 0
     with needed(described["dataset"]):
         with readable(described["dataset"]):
             loader = Runner.build_dataloader(described)
         for data in loader:
-            batch = artifact.model.data_preprocessor(data, False)["inputs"]
+            batch = preprocess(data, False)["inputs"]
             yield batch[: images - seen]
             seen += len(batch)
             if seen >= images:

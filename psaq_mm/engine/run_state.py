@@ -33,7 +33,6 @@ class RunState:
         generator: Random numbers of this process, on the CPU.
         images: Where this process keeps its images.
         pool: The samples.
-        student: The quantized network; None until it is built.
         done: Names of the finished stages, in order.
         generate: Progress of the stage ``generate``.
         distill: Progress of the stage ``distill``.
@@ -47,11 +46,26 @@ class RunState:
     generator: torch.Generator
     images: DiskImageStore
     pool: SamplePool
-    student: nn.Module | None = None
     done: list[str] = field(default_factory=list)
     generate: GenerateState = field(default_factory=GenerateState)
     distill: DistillState = field(default_factory=DistillState)
     seconds: dict[str, float] = field(default_factory=dict)
+    _student: nn.Module | None = field(default=None, init=False, repr=False)
+
+    @property
+    def student(self) -> nn.Module:
+        """The quantized network.
+
+        Raises:
+            PSAQError: It has not been built yet.
+        """
+        if self._student is None:
+            raise PSAQError("the quantized model is not built yet: call the runner's prepare() first")
+        return self._student
+
+    @student.setter
+    def student(self, student: nn.Module) -> None:
+        self._student = student
 
     @property
     def path(self) -> Path:
@@ -60,7 +74,6 @@ class RunState:
 
     def save(self) -> None:
         """Write the state, atomically; images are in files of their own."""
-        assert self.student is not None, "the student is built before any stage runs"
         saved = {
             "recipe": self.recipe,
             "done": list(self.done),
@@ -87,7 +100,6 @@ class RunState:
             UsageError: The state belongs to another recipe.
             PSAQError: It cannot be read, lacks a part, or the processes have none in common.
         """
-        assert self.student is not None, "the student is built before a state is restored"
         chosen = common_state(readable_states(self.path, self.images))
         if chosen is None:
             logger.info("nothing to resume: starting anew")

@@ -76,6 +76,8 @@ class DFQRunner(Runner):
 
     teacher: nn.Module
     state: RunState
+    _has_loaded: bool
+    _test_loop: Any
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> DFQRunner:
@@ -100,8 +102,8 @@ class DFQRunner(Runner):
         self.termination = Termination()
         self.checkpoint_meta: dict[str, Any] = {}
         self.shows_progress = bool(self.options.get("progress", False))
-        self.coverage: CoverageReport | None = None
-        self.artifact: ConfigDict | None = None
+        self.coverage = CoverageReport(())
+        self.artifact = ConfigDict()
         self.artifact_paths = self.folder / "quantized.py", self.folder / "quantized.pth"
         self.missing_data, self.no_evaluation = "", ""
         self.seconds: dict[str, float] = {}
@@ -267,7 +269,7 @@ class DFQRunner(Runner):
         meta = {"psaq_mm": self.quantization_record(), **class_names(self.checkpoint_meta)}
         config = artifact_config(self.cfg, self.artifact.to_dict())
         save_artifact(self.folder, config, self.student, meta)
-        if self.coverage is not None:
+        if self.coverage.rows:
             save_json(json.loads(self.coverage.to_json()), self.folder / "coverage.json")
 
     def quantization_record(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def write_tensors(data: Any, path: Path) -> None:
         raise
 
 
-def save_with(write: Callable[[Path], None], path: Path) -> None:
+def save_with(write: Callable[[Path], object], path: Path) -> None:
     """Let ``write`` make the file, whole or not at all."""
     with replacing(path) as scratch:
         write(scratch)

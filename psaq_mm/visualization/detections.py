@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import mmcv
@@ -97,7 +98,7 @@ def enlarged(image: np.ndarray, sample: DetDataSample, factor: int) -> tuple[np.
     return image.repeat(factor, 0).repeat(factor, 1), DetDataSample(pred_instances=found)
 
 
-def draw(image: np.ndarray, sample: DetDataSample, meta: dict, threshold: float) -> np.ndarray:
+def draw(image: np.ndarray, sample: DetDataSample, meta: dict[str, Any], threshold: float) -> np.ndarray:
     """The image with detections drawn into it, enlarged to a short side of about 480 pixels, or shrunk to 1280.
 
     Args:
@@ -174,7 +175,8 @@ def compare(
     """
     check_images(images)
     detectors = [open_detector(config, checkpoint, device) for _, config, checkpoint in models]
-    meta, titles = detectors[0].dataset_meta, [title for title, _, _ in models]
+    meta: Any = detectors[0].dataset_meta
+    titles = [title for title, _, _ in models]
     page: list[list[np.ndarray]] = []
     for path in images:
         image, row = read_image(path), []

@@ -10,7 +10,7 @@ from ..models import pixel_bounds, takes_rgb
 
 
 def samples_picture(images: Tensor, model: nn.Module, columns: int = 8) -> np.ndarray:
-    """Images as a network gets them, side by side, ``(H, W, 3)`` uint8 in RGB order.
+    """Images as network inputs, side by side, ``(H, W, 3)`` uint8 in RGB order.
 
     Args:
         images: ``(count, channels, H, W)``.

@@ -42,7 +42,7 @@ class RealImagesLoop(FillLoop):
     def run(self) -> None:
         """Fill the pool with random crops of randomly chosen images."""
         order = torch.randperm(len(self.dataset), generator=self.state.generator)[: self.images]
-        preprocess = self.state.teacher.model.data_preprocessor
+        preprocess: Any = self.state.teacher.model.data_preprocessor
         crops = []
         for index in order.tolist():
             packed = self.dataset[index]
