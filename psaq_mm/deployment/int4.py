@@ -12,7 +12,7 @@ LOWEST, HIGHEST = -8, 7
 
 
 def pack_int4(proto: Any) -> None:
-    """Store every weight whose integers fit into 4 bits as INT4, in place.
+    """Store each weight whose integers fit into 4 bits as INT4, in place.
 
     Args:
         proto: An ``onnx.ModelProto`` of opset 21 or newer; its weights are INT8 initializers of DequantizeLinear nodes.
@@ -41,6 +41,6 @@ def pack_int4(proto: Any) -> None:
     if not packed:
         raise ExportError("no weight fits into 4 bits: INT4 is for models quantized at 4 bits or fewer, use int8")
     used = {name for node in proto.graph.node for name in node.input}
-    for kind, gone in ((proto.graph.initializer, zero_points - used), (proto.graph.value_info, packed)):
-        for one in [one for one in kind if one.name in gone]:
+    for kind, unused in ((proto.graph.initializer, zero_points - used), (proto.graph.value_info, packed)):
+        for one in [one for one in kind if one.name in unused]:
             kind.remove(one)

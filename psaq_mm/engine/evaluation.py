@@ -35,7 +35,7 @@ def evaluate(cfg: Config, checkpoint: str | Path, folder: Path) -> dict[str, Fig
     """
     if not cfg.get("test_dataloader") or not cfg.get("test_evaluator"):
         raise UsageError(f"{cfg.filename} names no test set: nothing can be evaluated")
-    loaded = read_checkpoint(checkpoint, hint="give the checkpoint that lies beside the config")
+    loaded = read_checkpoint(checkpoint, hint="give the checkpoint beside the config")
     cfg = copy.deepcopy(cfg)
     # mmengine keeps loggers and visualizers by name until the process ends, so each evaluation has its own name.
     name = f"test_{next(NUMBER)}"
