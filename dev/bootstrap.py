@@ -1,7 +1,7 @@
-"""Set up ``.venv`` for this checkout: Python 3.11 and a C++ compiler are all it needs.
+"""Set up ``.venv`` for this checkout; it needs Python 3.11 and a C++ compiler.
 
-Each step is skipped when its stamp says that it was done with the same requirements, so that a second call
-takes a moment, and a call that was interrupted goes on where it stopped. Only the standard library is used.
+Each step writes a stamp with a hash of its requirements and is skipped while the hash is the same. A second call
+therefore takes a moment, and an interrupted call continues where it stopped. Only the standard library is used.
 
 Usage: ``python3 dev/bootstrap.py [--venv DIR]``.
 """
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,12 +30,12 @@ class SetupError(Exception):
 
 
 def say(text: str) -> None:
-    """Print one line of progress at once."""
+    """Print a line without buffering."""
     print(f"[setup] {text}", flush=True)
 
 
 def run(command: list[str], log: Path, env: dict[str, str] | None = None) -> None:
-    """Run a command with its output in ``log``, printing a sign of life every half minute."""
+    """Run a command with its output in ``log``; print the elapsed time every half minute."""
     start = time.monotonic()
     with open(log, "w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
@@ -68,11 +69,11 @@ class Environment:
         self.stamps = folder / ".psaq"
 
     def key(self, *names: str) -> str:
-        """What a step depends on: its requirements, and those of the steps before it."""
+        """The hash of the requirements of a step and of the steps before it."""
         return hashlib.sha256("\n".join(line for name in names for line in lines(name)).encode()).hexdigest()
 
-    def step(self, name: str, expect: str, key: str, action) -> None:
-        """Do one step unless its stamp says it was done with the same requirements."""
+    def step(self, name: str, expect: str, key: str, action: Callable[[Path], None]) -> None:
+        """Run one step, unless its stamp holds the same key."""
         stamp = self.stamps / name
         if stamp.exists() and stamp.read_text() == key:
             return
@@ -87,7 +88,7 @@ class Environment:
         run([str(self.python), "-m", "pip", "install", "--disable-pip-version-check", *arguments], log, env)
 
     def create(self) -> None:
-        """Make the virtual environment where it is missing."""
+        """Create the virtual environment if it does not exist."""
         if not self.python.exists():
             say(f"creating {self.folder}")
             venv.create(self.folder, with_pip=True)
@@ -115,8 +116,8 @@ class Environment:
             self.pip(log, "--no-build-isolation", *lines("mmcv"), env=env)
             check = [str(self.python), "-c", "import mmcv._ext"]
             if subprocess.run(check, capture_output=True).returncode != 0:
-                # pip keeps wheels by version alone: one built against another torch imports no more.
-                say("the cached mmcv was built against another torch: compiling it anew")
+                # pip caches wheels by version alone; one that was built against another torch does not import.
+                say("the cached mmcv was built against another torch: compiling it again")
                 self.pip(
                     log,
                     "--no-build-isolation",
@@ -135,7 +136,8 @@ class Environment:
 
     def rest(self, log: Path) -> None:
         """Install OpenMMLab, the tools and this package itself."""
-        wanted = [*lines("openmmlab"), *lines("runtime"), *lines("deploy"), *lines("dev"), *lines("torch")]
+        names = ("openmmlab", "runtime", "deploy", "dev", "docs", "torch")
+        wanted = [line for name in names for line in lines(name)]
         self.pip(log, "--no-build-isolation", *wanted)
         if subprocess.run([str(self.python), "-c", "import cv2"], capture_output=True).returncode != 0:
             say("OpenCV finds no display libraries here: taking its headless build")
@@ -143,7 +145,7 @@ class Environment:
         self.pip(log, "--no-build-isolation", "--no-deps", "--editable", str(ROOT))
 
     def fill(self) -> None:
-        """All steps in their order."""
+        """Run all steps in order."""
         self.create()
         self.step(
             "build-tools", "installing (10 s)", self.key("build"), lambda log: self.pip(log, "-U", *lines("build"))
@@ -157,12 +159,12 @@ class Environment:
             self.key("torch", "mmcv"),
             self.build_mmcv,
         )
-        everything = self.key("build", "torch", "mmcv", "openmmlab", "runtime", "deploy", "dev") + str(ROOT)
+        everything = self.key("build", "torch", "mmcv", "openmmlab", "runtime", "deploy", "dev", "docs") + str(ROOT)
         self.step("openmmlab", "installing (1 min)", everything, self.rest)
 
 
 def main() -> int:
-    """Set up, and say how long it took."""
+    """Set up and print the time it took."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="where to put it (default: .venv)")
     folder = parser.parse_args().venv.resolve()
@@ -177,7 +179,7 @@ def main() -> int:
         say(str(error))
         return 1
     except KeyboardInterrupt:
-        say("interrupted; call it again to go on")
+        say("interrupted; call it again to continue")
         return 130
     if time.monotonic() - start > 5:
         say(f"ready in {time.monotonic() - start:.0f} s")

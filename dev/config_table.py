@@ -1,4 +1,4 @@
-"""Write our measured figures into the metafiles and the table of configs/README.md from them, or check both."""
+"""Write measured figures into the metafiles and the table of configs/README.md, or check that they are up to date."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def update(path: Path, text: str, filled: str, check: bool) -> list[Path]:
-    """Write a file that would change, or say that it would."""
+    """Write a file whose text changes; with ``check``, only return its path."""
     if filled == text:
         return []
     if check:

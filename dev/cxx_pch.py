@@ -1,12 +1,12 @@
-"""A C++ compiler front that precompiles torch's headers, for building mmcv.
+"""A front end of the C++ compiler that precompiles torch's headers, for building mmcv.
 
-Nearly all of mmcv's build time is torch's headers, parsed anew for each of about a hundred files. This
-front compiles ``torch/types.h`` once per set of flags and includes the result in every file: four minutes
-instead of fifteen on two cores. It also puts ``-std=c++20`` last, which torch 2.14's headers need and which
-wins over the ``-std=c++17`` that mmcv's build passes.
+Most of mmcv's build time is spent on parsing torch's headers again for each of about a hundred files. This front end
+compiles ``torch/types.h`` once for each set of flags and includes the result in every file: four minutes instead of
+fifteen on two cores. It also appends ``-std=c++20``, which the headers of torch 2.14 need and which overrides the
+``-std=c++17`` of mmcv's build.
 
-Usage: ``PSAQ_PCH_DIR=DIR python cxx_pch.py COMPILER-ARGUMENTS…``. Where the precompiled header cannot be
-made (another compiler, no space), files are compiled without it.
+Usage: ``PSAQ_PCH_DIR=DIR python cxx_pch.py COMPILER-ARGUMENTS…``. If the precompiled header cannot be made (another
+compiler, no disk space), files are compiled without it.
 """
 
 from __future__ import annotations

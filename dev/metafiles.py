@@ -1,4 +1,4 @@
-"""Our own measured figures in the metafiles that mim reads: from ``results/*.json`` to ``Metrics``."""
+"""Write measured figures from ``results/*.json`` into the ``Metrics`` of the metafiles that mim reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dev.report import headline, read_results, values
 from psaq_mm.utils.records import is_record
 
 BITS = re.compile(r"_w(\d)a(\d)$")
-# What a task's figures are called by the evaluators.
+# The last part of the evaluators' keys, by task.
 TASKS = {
     "Object Detection": ("bbox_mAP",),
     "Instance Segmentation": ("segm_mAP",),
@@ -23,12 +23,12 @@ MINE = ("FP", "psaq")
 
 
 def family(name: str) -> str:
-    """What recipes of one model share: the name without bits."""
+    """A recipe's name without its bits, which the recipes of one model share."""
     return BITS.sub("", name)
 
 
 def tables(folder: Path) -> dict[str, dict[str, Any]]:
-    """The records of ablations by family; where there are several of one, that with most rows."""
+    """The records of ablations by family; of several records of one family, the one with the most rows."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):
         if is_record(path):
@@ -67,7 +67,7 @@ def figures(results: dict[str, Any], name: str, task: str) -> dict[str, float]:
 
 
 def fill(text: str, records: dict[str, dict[str, Any]]) -> str:
-    """Put the figures into a metafile's text; models without a record stay as they are, comments too.
+    """Replace the figures in a metafile's text. Comments, and models without a record, do not change.
 
     Args:
         text: YAML as the metafiles write it: a model's ``Name`` before its ``Results``, a result's ``Task`` before its

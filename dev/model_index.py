@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 
 from psaq_mm.errors import PSAQError
+from psaq_mm.visualization.record_tables import markdown
 
 BLOCK = re.compile(r"(<!-- configs -->\n).*?(<!-- /configs -->)", re.DOTALL)
 HEAD = ["name", "quantizes", "task", "data", "backbone", "bits", "FP", "psaq", "paper", "checkpoint"]
-# Whose figures they are, as their names in the metafiles begin: measured here but for the last; those of FP where the
-# model is our own, else published with it.
+# The beginnings of the figures' names in the metafiles. FP: published with the model, or measured for models of this
+# repository. psaq: measured. paper: published by the authors of PSAQ-ViT V2.
 OWNERS = ("FP", "psaq", "paper")
 REQUIRED = ("Name", "In Collection", "Config", "Metadata", "Results")
 
@@ -22,7 +23,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping.
 
     Raises:
-        PSAQError: It is missing or holds something else.
+        PSAQError: It is missing, cannot be parsed, or holds no mapping.
     """
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -72,7 +73,7 @@ def bits(model: dict[str, Any]) -> str:
 def checkpoint(model: dict[str, Any]) -> str:
     """A link to the checkpoint that belongs to the config: a download, or a file below ``configs/``.
 
-    Where there is none, what the index says of it.
+    Without one, the index's remark about it.
     """
     if "Weights" not in model:
         return model["Metadata"].get("Checkpoint", "-")
@@ -82,7 +83,7 @@ def checkpoint(model: dict[str, Any]) -> str:
 
 def table(models: list[dict[str, Any]]) -> str:
     """One row a config, in the order of the index."""
-    rows = [HEAD, ["---"] * len(HEAD)]
+    rows = []
     for model in models:
         figures: dict[str, Any] = {}
         for result in model["Results"]:
@@ -96,7 +97,7 @@ def table(models: list[dict[str, Any]]) -> str:
                 ", ".join(dict.fromkeys(result["Dataset"] for result in model["Results"])),
                 model["Metadata"]["Backbone"],
                 bits(model),
-                # One column each: a task has figures that no other has.
+                # One column for each owner, because every task has figures of its own.
                 *(
                     ", ".join(f"{k.partition(' ')[2]} {v}" for k, v in figures.items() if k.startswith(owner)) or "-"
                     for owner in OWNERS
@@ -104,11 +105,11 @@ def table(models: list[dict[str, Any]]) -> str:
                 checkpoint(model),
             ]
         )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(HEAD, rows, left=len(HEAD))
 
 
 def fill(text: str, models: list[dict[str, Any]]) -> str:
-    """Put the table between its markers.
+    """Write the table between its markers.
 
     Raises:
         PSAQError: There is no block ``<!-- configs -->`` … ``<!-- /configs -->``.

@@ -1,25 +1,17 @@
-"""The README's tables, from the records of ``tools/ablate.py``: pure functions from results to Markdown."""
+"""The documentation's tables, from the records of ``tools/ablate.py``: pure functions from results to Markdown."""
 
 from __future__ import annotations
 
-import io
 import json
-import re
 import statistics
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from psaq_mm.engine.arms import ARMS
-from psaq_mm.engine.results import SCHEMA, Results, results_table
+from psaq_mm.engine.results import SCHEMA
 from psaq_mm.errors import PSAQError
 from psaq_mm.utils.metrics import Metric, metric_of
-from psaq_mm.utils.records import is_record, load_record
-from psaq_mm.visualization.record_tables import markdown, record_markdown
-
-DEMO = re.compile(r"(<!-- demo-output -->\n).*?(<!-- /demo-output -->)", re.DOTALL)
-BLOCK = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+from psaq_mm.visualization.record_tables import markdown
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -40,7 +32,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def headline(results: dict[str, Any]) -> dict[str, Metric]:
-    """The evaluator's keys that get a column, in the evaluator's order."""
+    """The evaluator's keys that have a column, in the evaluator's order."""
     keys = dict.fromkeys(
         key for row in results["rows"] for key, figure in row["metrics"].items() if isinstance(figure, (int, float))
     )
@@ -129,9 +121,9 @@ def difference_table(results: dict[str, Any], arm: str = "psaq") -> str:
 
 
 def caption(results: dict[str, Any]) -> str:
-    """What was measured, with what, and in what units where they need a word."""
+    """The config, the number of images, the versions, and the units of figures that are not self-explanatory."""
     counted, used, metrics = results["coverage"], results["versions"], headline(results).values()
-    # Whose evaluator it was; a record may come from an environment that lacks the other libraries.
+    # The libraries of the evaluators; a record may come from an environment without the others.
     hosts = dict.fromkeys(metric.host for metric in metrics)
     stack = ", ".join(f"{name} {used[name]}" for name in ("torch", *hosts) if name in used)
     units: dict[str, list[str]] = {}
@@ -155,36 +147,3 @@ def report(results: dict[str, Any]) -> str:
     if not headline(results) or not bit_widths(results):
         raise PSAQError("the results hold no figures of a quantized model: run tools/ablate.py to its end")
     return "\n\n".join(part for part in (main_table(results), difference_table(results), caption(results)) if part)
-
-
-def closing_table(results: dict[str, Any]) -> str:
-    """What ``tools/dfq.py`` prints last, as it stands on a terminal of 80 columns."""
-    console = Console(file=io.StringIO(), width=80)
-    console.print(results_table(Results.from_dict(results)))
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
-
-
-def fill(text: str, folder: Path) -> str:
-    """Put the tables between their markers.
-
-    Args:
-        text: Markdown with blocks ``<!-- table:NAME -->`` … ``<!-- /table -->``, and maybe one
-            ``<!-- demo-output -->`` … ``<!-- /demo-output -->``.
-        folder: Where ``NAME.json`` lies, and ``demo_run.json``, the ``results.json`` of a ``make demo``.
-
-    Raises:
-        PSAQError: There is no block, or a block's results cannot be read.
-    """
-
-    def table(match: re.Match[str]) -> str:
-        path = folder / f"{match['name']}.json"
-        shown = record_markdown(load_record(path)) if is_record(path) else report(read_results(path))
-        return f"{match[1]}\n{shown}\n\n{match[3]}"
-
-    def demo(match: re.Match[str]) -> str:
-        return f"{match[1]}```text\n{closing_table(read_results(folder / 'demo_run.json'))}\n```\n{match[2]}"
-
-    filled, blocks = BLOCK.subn(table, DEMO.sub(demo, text))
-    if not blocks:
-        raise PSAQError("there is no block <!-- table:NAME --> … <!-- /table --> to fill: add one")
-    return filled

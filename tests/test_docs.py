@@ -1,4 +1,4 @@
-"""The pages' tables are those of the records, and the commands and programs of ``docs/deploy.md`` run as they stand."""
+"""The commands and programs of ``docs/deployment.md`` run as they stand, and the pages name files that exist."""
 
 from __future__ import annotations
 
@@ -14,19 +14,83 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dev.report import fill
 from tests.conftest import ROOT
 
-for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
-    pytest.importorskip(package, reason="the extra [deploy] is not installed")
-PAGE = (ROOT / "docs" / "deploy.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DEPLOYMENT = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"```(bash|python)\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)(?:#[\w-]+)?\)")
+NAMED = re.compile(r"`((?:psaq_mm|tools|configs|dev|benchmarks|docs|examples|tests|requirements)/[\w./-]+\.\w+)`")
+PART = re.compile(r"(overrides|by_bits|generate|calibrate|distill)=")
+# Names files that its own examples write.
+EXAMPLES = "extending.md"
+# Each class of the extending page by its name, after the page's own programs.
+USE = """
+from psaq_mm.generation import Discrepancy, PatchSimilarityEntropy, initial_images
+from psaq_mm.quantization.rounding import make_rounding
+
+quantized = quantize_model(MyViT().eval(), policy)
+with calibrating(quantized), torch.no_grad():
+    quantized(images)
+before = quantized.blocks[0].attn.to_qkv.weight.detach().clone()
+make_rounding("stochastic").apply(quantized)
+moved = (quantized.blocks[0].attn.to_qkv.weight.detach() - before).abs()
+scale = quantized.blocks[0].attn.to_qkv.weight_quantizer.scale.detach().view(-1, 1)
+assert 0 < float((moved / scale).max()) <= 1.001
+(row,) = {q.spec.observer for m in quantized.modules() if (q := getattr(m, "input_quantizer", None))}
+assert row == "deviation"
+
+taps_model = MyViT()
+with AttentionTaps(taps_model) as taps:
+    taps_model(images.requires_grad_())
+    loss = PatchSimilarityEntropy(variant="spread")(taps.take())
+loss.backward()
+assert loss < 0 and images.grad.abs().sum() > 0
+
+discrepancy = Discrepancy(form="mse")
+discrepancy.fit([torch.full((1, 2), 2.0)])
+assert float(discrepancy([torch.tensor([[2.0, -2.0]])], [torch.tensor([[1.0, -2.0]])])) == 0.25
+
+made = initial_images(2, (8, 8), [-1, -1, -1], [1, 1, 1], torch.Generator().manual_seed(0), start="flat")
+assert made.shape == (2, 3, 8, 8) and made.abs().max() <= 1
+print("all used")
+"""
 
 
-@pytest.mark.parametrize("name", ["deploy.md", "running.md"])
-def test_tables_are_those_of_the_records(name):
-    page = (ROOT / "docs" / name).read_text()
-    assert fill(page, ROOT / "results") == page, "run: make tables"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_files_exist(page):
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in LINK.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL))]
+    assert not [link for link in links if not (page.parent / link).exists()]
+    if page.name != EXAMPLES:
+        assert not [name for name in NAMED.findall(text) if not (ROOT / name).exists()]
+
+
+def test_every_page_is_in_the_table_of_contents():
+    contents = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    listed = {line for block in re.findall(r"```\{toctree\}(.*?)```", contents, re.DOTALL) for line in block.split()}
+    assert {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"} <= listed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_programs_are_valid_python(page):
+    for language, code in FENCE.findall(page.read_text(encoding="utf-8")):
+        if language == "python":
+            # A part of a recipe is a keyword argument.
+            compile(f"dict({code})" if PART.match(code) else code, page.name, "exec")
+
+
+def test_the_classes_of_the_extending_page_work(tmp_path):
+    """In a process of its own, whose registries the examples may change."""
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    programs = [code for _, code in FENCE.findall(page) if not PART.match(code)]
+    (tmp_path / "my_vit.py").write_text(programs.pop(0))
+    (tmp_path / "page.py").write_text("\n".join([*programs, USE]))
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    command = [sys.executable, tmp_path / "page.py"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "attn.to_qkv" in done.stdout and done.stdout.rstrip().endswith("all used")
 
 
 def walk_through(run_here) -> int:
@@ -34,9 +98,9 @@ def walk_through(run_here) -> int:
     import mmdet
 
     ran = 0
-    for language, code in FENCE.findall(PAGE):
+    for language, code in FENCE.findall(DEPLOYMENT):
         if language == "python":
-            exec(compile(code, "docs/deploy.md", "exec"), {})
+            exec(compile(code, "docs/deployment.md", "exec"), {})
             ran += 1
             continue
         for line in code.strip().splitlines():
@@ -59,8 +123,10 @@ def walk_through(run_here) -> int:
     return ran
 
 
-def test_the_page_takes_a_reader_through(run_here, finished, tmp_path, monkeypatch):
+def test_the_deployment_page_takes_a_reader_through(run_here, finished, tmp_path, monkeypatch):
     """On the shrunken detector of the tests, which step 1 would have made in minutes."""
+    for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+        pytest.importorskip(package, reason="the extra [deploy] is not installed")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished.runner.work_dir, "work_dirs/detector")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save("image.png")

@@ -81,6 +81,13 @@ def test_it_holds_what_mim_looks_for(wheel):
     assert below(wheel.namelist(), "psaq_mm/.mim") == expected
 
 
+def test_it_holds_no_benchmark_and_no_tool_of_the_repository(wheel):
+    """They are for this checkout: a user cannot run them."""
+    folders = {name.split("/")[0] for name in wheel.namelist()}
+    assert {name for name in folders if not name.startswith("psaq_mm-")} == {"psaq_mm"}
+    assert not [name for name in wheel.namelist() if {"benchmarks", "dev", "tests"} & set(Path(name).parts)]
+
+
 def test_it_holds_it_where_onedl_mim_looks(wheel):
     """onedl-mim takes the first folder of RECORD, which pip sorts; checkpoints need not be there a second time."""
     (first, *_) = sorted(wheel.namelist())

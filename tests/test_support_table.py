@@ -1,4 +1,4 @@
-"""The README's tables of what runs with what name all that is supported, pinned and recommended, and nothing else."""
+"""The page of supported models names all that is supported, pinned and recommended, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 from tests.models.test_backbones import BACKBONES
 
 README = (ROOT / "README.md").read_text()
-(TABLE,) = re.findall(r"<!-- support -->\n(.*?)<!-- /support -->", README, re.DOTALL)
+PAGE = (ROOT / "docs" / "supported.md").read_text()
+(TABLE,) = re.findall(r"<!-- support -->\n(.*?)<!-- /support -->", PAGE, re.DOTALL)
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TABLE.strip().splitlines()[2:]]
 KINDS = [(scope, config["type"]) for scope, config, _ in BACKBONES.values()]
 TASKS = {"mmdet": "detection", "mmseg": "segmentation", "mmpretrain": "classification"}
@@ -51,7 +52,15 @@ def test_every_recipe_stands_in_the_row_of_its_backbone():
 @pytest.mark.parametrize("file", ["openmmlab", "torch"])
 def test_the_versions_that_ran_are_those_of_the_requirements(file):
     pins = re.findall(r"^([\w-]+)==(\S+)", (ROOT / "requirements" / f"{file}.txt").read_text(), re.MULTILINE)
-    cells = [line.split("|")[2] for line in README.splitlines() if line.startswith(("| versions |", "| beside |"))]
+    cells = [line.split("|")[2] for line in PAGE.splitlines() if line.startswith(("| versions |", "| beside |"))]
     for name, version in pins:
         if name != "torchvision":  # it goes with torch
             assert f"{name.removeprefix('onedl-')} {version}" in " ".join(cells), name
+
+
+def test_the_readme_has_a_row_for_every_task_and_library():
+    section = README.partition("## Supported models")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")][2:]
+    hosts = {row[0].strip("`").partition(".")[0] for row in ROWS}
+    assert all(any(TASKS[host] in task and host in library for task, _, library in rows) for host in hosts)
+    assert "docs/supported.md" in section

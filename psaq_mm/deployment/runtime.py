@@ -85,4 +85,6 @@ class RuntimeBackbone(BaseModule):
             if height <= session.shape[2] and width <= session.shape[3]:
                 return session
         sizes = ", ".join(f"{session.shape[2]}x{session.shape[3]}" for session in self.sessions)
-        raise ExportError(f"images of {height}x{width} are larger than the exported sizes ({sizes}): export a larger size")
+        raise ExportError(
+            f"images of {height}x{width} are larger than the exported sizes ({sizes}): export a larger size"
+        )

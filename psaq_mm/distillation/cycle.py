@@ -185,7 +185,7 @@ class TeacherStudentCycle:
             Loss terms and gradient norms of the last step.
         """
         generator, settings = self.generator, self.settings
-        if generator is None:
+        if generator is None or not settings.generator_steps:
             return {}
         offset = (cycle - 1) * settings.steps
         start = self.starting_images() if part.generator is None else part.generator.optimizer["images"]

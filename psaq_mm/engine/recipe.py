@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..utils.config_lookup import find_file
 
 KEYS = ("quantization", "generate", "calibrate", "distill", "by_bits", "arm", "progress", "pool_capacity")
-# Old names of keys (until version 0.1), which are still accepted.
+# Old names of keys (before version 0.2), which are still accepted.
 OLD_SECTIONS = {"images": "generate", "cycle": "distill", "quiet": "progress"}
 DEFAULTS = {"mmdet": "dfq_coco", "mmseg": "dfq_ade20k", "mmpretrain": "dfq_imagenet"}
 OLD_QUANTIZATION = {"weight_range": "weight_observer", "activation_range": "activation_observer"}

@@ -85,7 +85,7 @@ class Results:
     def from_dict(cls, data: dict[str, Any]) -> Results:
         """Read the dictionary that ``save`` writes."""
         rows = [Row(**row) for row in data["rows"]]
-        for row in rows:  # the stage's name until version 0.1
+        for row in rows:  # the stage's name before version 0.2
             if "distil" in row.seconds:
                 row.seconds["distill"] = row.seconds.pop("distil")
         return cls(data["config"], data["dataset"], data["images"], data["coverage"], rows)

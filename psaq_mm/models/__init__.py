@@ -1,29 +1,36 @@
-"""Where quantization and generation meet real architectures."""
+"""Models of OpenMMLab and timm: their attention, their quantized forms, their checkpoints and preprocessing."""
 
-from importlib.util import find_spec
+from typing import Any
 
 from ..compat import check_environment
 
 check_environment()
 
+from .adapters.conversion import NormOrder
+from .adapters.declaration import Adapter, register_adapter, transformer_blocks
 from .adapters.decomposed import DecomposedAttention
 from .adapters.swin import QuantWindowMSA
-from .adapters.taps import AttentionTaps, register_tap
+from .adapters.swin_v2 import QuantWindowMSAV2
+from .adapters.taps import AttentionTaps
 from .adapters.torch_attention import QuantMmcvAttention, QuantTorchAttention
 from .adapters.vit import QuantAttention, QuantMultiheadAttention
-from .artifacts import HOSTS, artifact_model, named, without_downloads
-from .backbones import QuantizedBackbone, QuantizedTimmClassifier, backbone_of, quantized_class
+from .artifacts import artifact_model, without_downloads
+from .backbones import backbone_of, quantized_class
 from .checkpointing import without_checkpointing
 from .converters.swin import convert_authors_swin, has_authors_names
+from .entries import QuantizedBackbone, QuantizedModel, QuantizedTimmClassifier
 from .features import OutputFunction, backbone_outputs, calibration_function, output_function
+from .hosts import HOSTS, host_class, host_imports, named
 from .image_size import check_image_size, try_image_size
 from .preprocessing import PixelUnits, image_channels, pixel_bounds, pixel_units, takes_rgb
-from .quantized import QuantizedModel, policy_of, quantize_in_place
+from .quantized import policy_of, quantize_in_place
 
 __all__ = [
     "HOSTS",
+    "Adapter",
     "AttentionTaps",
     "DecomposedAttention",
+    "NormOrder",
     "OutputFunction",
     "PixelUnits",
     "QuantAttention",
@@ -31,6 +38,7 @@ __all__ = [
     "QuantMultiheadAttention",
     "QuantTorchAttention",
     "QuantWindowMSA",
+    "QuantWindowMSAV2",
     "QuantizedBackbone",
     "QuantizedModel",
     "QuantizedTimmClassifier",
@@ -41,6 +49,7 @@ __all__ = [
     "check_image_size",
     "convert_authors_swin",
     "has_authors_names",
+    "host_imports",
     "image_channels",
     "named",
     "output_function",
@@ -49,14 +58,19 @@ __all__ = [
     "policy_of",
     "quantize_in_place",
     "quantized_class",
-    "register_tap",
+    "register_adapter",
     "takes_rgb",
+    "transformer_blocks",
     "try_image_size",
     "without_checkpointing",
     "without_downloads",
 ]
 
-if find_spec("mmdet") is not None:
-    from .backbones import QuantSwinTransformer  # noqa: F401
 
-    __all__ += ["QuantSwinTransformer"]
+def __getattr__(name: str) -> Any:
+    # mmdet is imported when its quantized class is asked for
+    if name == "QuantSwinTransformer":
+        cls = host_class("mmdet.SwinTransformer")
+        if cls is not None:
+            return quantized_class(cls)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

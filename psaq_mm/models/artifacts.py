@@ -8,12 +8,13 @@ from typing import Any
 from mmengine.config import ConfigDict
 
 from ..errors import UsageError
-from .backbones import TIMM_CLASSIFIER, check_supported, host_class, host_name
+from .adapters.declaration import CLASSIFIERS
+from .backbones import check_supported
 from .checkpointing import FLAGS
+from .hosts import host_class, named
 from .quantized import policy_of
 
-HOSTS = ("mmdet", "mmseg", "mmpretrain")
-# num_cp: how many layers of a DETR's encoder
+# num_cp: how many layers of a DETR's encoder use it
 CHECKPOINTING = {**dict.fromkeys(FLAGS, False), "num_cp": -1}
 
 
@@ -46,10 +47,10 @@ def artifact_model(model: ConfigDict, quantization: dict[str, Any]) -> ConfigDic
     backbone = quantized.backbone
     kind = named(backbone.type).rpartition(".")[2]
     cls = check_supported(host_class(backbone.type, backbone.pop("_scope_", None)), kind)
-    if host_name(cls) == "mmdet.SwinTransformer":
+    if named(cls) == "mmdet.SwinTransformer":
         backbone.type = "psaq_mm.QuantSwinTransformer"
     else:
-        backbone.type, backbone.host = "psaq_mm.QuantizedBackbone", host_name(cls)
+        backbone.type, backbone.host = "psaq_mm.QuantizedBackbone", named(cls)
     backbone.quantization = options
     return quantized
 
@@ -57,8 +58,8 @@ def artifact_model(model: ConfigDict, quantization: dict[str, Any]) -> ConfigDic
 def without_downloads(model: ConfigDict) -> ConfigDict:
     """A copy of a model's config that builds with random weights and without activation checkpointing.
 
-    A checkpoint replaces the weights. Activation checkpointing is for the float model's training, and some hosts ask
-    for a package of its own for it.
+    A checkpoint replaces the weights. Activation checkpointing is for the float model's training, and needs an extra
+    package in some hosts.
     """
     bare = copy.deepcopy(model)
     switch_off(bare)
@@ -69,7 +70,7 @@ def without_downloads(model: ConfigDict) -> ConfigDict:
         if part is not bare:
             part.init_cfg = None
         if name in ("TIMMBackbone", "TimmClassifier"):
-            # mmseg's is on unless it is said to be off
+            # mmseg's default is True
             part.pretrained = False
             part.pop("checkpoint_path", None)
         elif part.get("pretrained") is not None:
@@ -78,7 +79,7 @@ def without_downloads(model: ConfigDict) -> ConfigDict:
 
 
 def switch_off(part: Any) -> None:
-    """Set what turns activation checkpointing on in a config, or in anything inside it, to what turns it off."""
+    """Turn activation checkpointing off in a config and in all parts of it."""
     if isinstance(part, dict):
         for key, off in CHECKPOINTING.items():
             if part.get(key):
@@ -89,18 +90,14 @@ def switch_off(part: Any) -> None:
 
 
 def classifier_type(model: ConfigDict) -> str:
-    """The quantized type of a model without a backbone, which only timm's classifier may be."""
+    """The quantized type of a model without a backbone.
+
+    Raises:
+        UsageError: It is not mmpretrain's ``TimmClassifier``, the only such model that is supported.
+    """
     cls = host_class(model.type, model.pop("_scope_", None))
-    if cls is None or host_name(cls) != TIMM_CLASSIFIER:
+    if cls is None or not CLASSIFIERS.match(cls):
         raise UsageError(
             f"{named(model.type)} has no backbone to quantize: use scope 'model', or a model with a backbone"
         )
     return "psaq_mm.QuantizedTimmClassifier"
-
-
-def named(kind: str | type) -> str:
-    """A config's ``type`` as a string that the hosts' registries understand."""
-    if isinstance(kind, str):
-        return kind
-    # the full name of what no host has registered, which registries import
-    return host_name(kind) if host_name(kind).partition(".")[0] in HOSTS else f"{kind.__module__}.{kind.__qualname__}"

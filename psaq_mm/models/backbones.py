@@ -1,56 +1,53 @@
-"""Registered quantized backbones of mmdet, mmseg, mmpretrain and timm (scope ``backbone``)."""
+"""Quantized backbones of mmdet, mmseg, mmpretrain and timm (scope ``backbone``)."""
 
 from __future__ import annotations
 
 import functools
-from importlib.util import find_spec
 from typing import Any
 
-from mmengine.registry import MODELS as HOST_MODELS
 from torch import nn
 
 from ..errors import UsageError
-from ..registry import MODELS
+from .adapters.declaration import BACKBONES, CLASSIFIERS
 from .adapters.taps import AttentionTaps
-from .quantized import policy_of, quantize_in_place
-
-SUPPORTED = {
-    "SwinTransformer": ("mmdet", "mmseg", "mmpretrain"),
-    "VisionTransformer": ("mmseg", "mmpretrain"),
-    "DistilledVisionTransformer": ("mmpretrain",),
-    "TIMMBackbone": ("mmseg", "mmpretrain"),
-}
-TIMM_CLASSIFIER = "mmpretrain.TimmClassifier"
+from .hosts import host_class as host_class
+from .hosts import host_name, short_name
+from .quantized import quantize_in_place
 
 
-def host_class(kind: str | type, scope: str | None = None) -> type[nn.Module] | None:
-    """The class that a config's ``type`` names, in a scope or the default one; None where there is none."""
-    if isinstance(kind, type):
-        return kind
-    with HOST_MODELS.switch_scope_and_registry(scope) as registry:
-        return registry.get(kind)
+def supported() -> dict[str, tuple[str, ...]]:
+    """The backbones that adapters declare: the libraries of each class name, e.g. ``{'VisionTransformer': (…)}``."""
+    found: dict[str, tuple[str, ...]] = {}
+    for full_name in BACKBONES.values:
+        host, _, name = short_name(full_name).rpartition(".")
+        found[name] = (*found.get(name, ()), host)
+    return found
 
 
-def host_name(cls: type[nn.Module]) -> str:
-    """Library and class, as any config may name it: ``'mmseg.VisionTransformer'``."""
-    return f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
+# of the package's own adapters
+SUPPORTED = supported()
+(TIMM_CLASSIFIER,) = map(short_name, CLASSIFIERS.values)
 
 
 def check_supported(cls: type[nn.Module] | None, kind: str) -> type[nn.Module]:
-    """Make sure that a backbone's class, or a base whose forward it inherits, is one of :data:`SUPPORTED`.
+    """Make sure that an adapter declares a backbone's class.
+
+    Args:
+        cls: The class, None where no library has it.
+        kind: How messages refer to it.
+
+    Returns:
+        The class.
 
     Raises:
-        UsageError: It isn't; the message names those that are.
+        UsageError: No adapter does; the message names the supported classes.
     """
-    names = {f"{host}.{name}" for name, hosts in SUPPORTED.items() for host in hosts}
-    for base in cls.__mro__ if cls is not None else ():
-        if host_name(base) in names and base.forward is cls.forward:
-            return cls
-    known = ", ".join(f"{name} ({', '.join(hosts)})" for name, hosts in SUPPORTED.items())
+    if cls is not None and BACKBONES.match(cls):
+        return cls
+    known = ", ".join(f"{name} ({', '.join(hosts)})" for name, hosts in supported().items())
     raise UsageError(f"backbone {kind} cannot be quantized: supported are {known}, and TimmClassifier (mmpretrain)")
 
 
-@functools.cache
 def quantized_class(host: type[nn.Module]) -> type[nn.Module]:
     """The quantized subclass of a host's backbone.
 
@@ -61,17 +58,23 @@ def quantized_class(host: type[nn.Module]) -> type[nn.Module]:
     Raises:
         UsageError: The host's class has no adapter, or (when built) no attention that has one.
     """
-    check_supported(host, host.__name__)
+    checked: Any = check_supported(host, host.__name__)
+    return _subclass(checked)
 
-    class Quantized(host):  # type: ignore[misc, valid-type]
+
+@functools.cache
+def _subclass(host: Any) -> type[nn.Module]:
+    """See :func:`quantized_class`; one class for each host."""
+
+    class Quantized(host):
         def __init__(self, *args: Any, quantization: dict[str, Any], **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            # timm has models of every kind: say at once if this one is not understood
+            # Raises for a model of timm's whose attention has no adapter.
             AttentionTaps(self)
             quantize_in_place(self, quantization, prefix="backbone")
 
         def __reduce__(self) -> tuple[Any, ...]:
-            # By the host's class, which pickle can find; this one is made where it is needed.
+            # By the host's class, which pickle finds by name; this one is made at run time.
             return _blank, (host,), self.__dict__
 
     Quantized.__name__ = Quantized.__qualname__ = f"Quant{host.__name__}"
@@ -80,56 +83,13 @@ def quantized_class(host: type[nn.Module]) -> type[nn.Module]:
 
 
 def _blank(host: type[nn.Module]) -> nn.Module:
-    """A quantized backbone that pickle is about to fill."""
+    """A quantized backbone without attributes, which pickle then sets."""
     cls = quantized_class(host)
     return cls.__new__(cls)
 
 
-@MODELS.register_module()
-def QuantizedBackbone(*, host: str, quantization: dict[str, Any], **backbone: Any) -> nn.Module:  # noqa: N802
-    """Build the quantized subclass of a host's backbone.
-
-    Args:
-        host: The host's type with its scope, e.g. ``'mmseg.VisionTransformer'``.
-        quantization: See :func:`quantized_class`.
-        **backbone: The host's own arguments.
-    """
-    cls = check_supported(host_class(host), host)
-    return quantized_class(cls)(quantization=quantization, **backbone)
-
-
-if find_spec("mmdet") is not None:
-    from mmdet.models.backbones import SwinTransformer
-
-    QuantSwinTransformer = MODELS.register_module()(quantized_class(SwinTransformer))
-
-
-@MODELS.register_module()
-def QuantizedTimmClassifier(*, quantization: dict[str, Any], **classifier: Any) -> nn.Module:  # noqa: N802
-    """Build mmpretrain's ``TimmClassifier`` with a quantized body (scope ``backbone``).
-
-    It has no ``backbone``, only timm's ``model``: quantized is all of that but the layer that gives the classes, as
-    heads stay FP in other models of this scope. An override may quantize it (``model.head``, ``keep_fp=False``).
-
-    Args:
-        quantization: The keys of :class:`psaq_mm.quantization.QuantPolicy`; patterns begin with ``model.``.
-        **classifier: The arguments of ``TimmClassifier``.
-    """
-    model = HOST_MODELS.build({"type": TIMM_CLASSIFIER, **classifier})
-    body = model.model
-    AttentionTaps(body, "timm's model")
-    found = body.get_classifier() if hasattr(body, "get_classifier") else ()
-    heads = set(found) if isinstance(found, (tuple, list)) else {found}
-    kept = [{"pattern": f"model.{name}", "keep_fp": True} for name, module in body.named_modules() if module in heads]
-    # First, so that a later override of the user's wins.
-    options = {**quantization, "overrides": [*kept, *quantization.get("overrides", ())]}
-    policy_of(options)
-    quantize_in_place(body, options, prefix="model")
-    return model
-
-
 def backbone_of(model: nn.Module) -> tuple[str, nn.Module]:
-    """What scope ``backbone`` means in a model: the part and its name.
+    """The part of a model that scope ``backbone`` refers to: its name and the module.
 
     Raises:
         UsageError: The model has no such part.

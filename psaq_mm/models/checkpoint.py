@@ -1,6 +1,6 @@
 """Loading checkpoints safely and completely, and writing the quantized one with its config.
 
-mmengine's loader falls back to unsafe unpickling and only logs keys that don't fit. Here neither happens.
+mmengine's loader falls back to unsafe unpickling and only logs keys that do not fit. The functions here raise errors.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from ..errors import PSAQError, UsageError
 from ..quantization import QuantizationError
 from ..utils.atomic_files import save_tensors, save_with
 from ..utils.config_lookup import find_file
-from . import has_authors_names
+from .converters.swin import has_authors_names
 from .host_types import types_as_names
+from .load_hooks import constant_keys
 
 SHOWN_KEYS = 3
 CURL = ("curl", "-L", "--create-dirs", "-o")
@@ -50,7 +51,7 @@ TRAINING_KEYS = (
 def _history_method(owner: type, name: str) -> Any:
     """``getattr`` as far as a checkpoint of mmengine's training needs it: the statistics of a ``HistoryBuffer``.
 
-    Such methods are only looked up here; torch refuses to call what is not in the list of known globals.
+    The method is only looked up; torch refuses to call functions that are not in the list of known globals.
 
     Raises:
         pickle.UnpicklingError: Anything else is asked for.
@@ -63,27 +64,27 @@ def _history_method(owner: type, name: str) -> Any:
 
 
 def _known_globals() -> list[Any]:
-    """What mmengine itself writes into a checkpoint's log and is harmless to rebuild."""
+    """The classes of what mmengine writes into a checkpoint's log; rebuilding them runs no code of the file."""
     import numpy as np
     from mmengine.logging import HistoryBuffer
 
     multiarray = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
     kinds = {type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32")}
     reconstruct = multiarray._reconstruct
-    # Checkpoints name the module as it was called in the numpy that wrote them.
+    # Checkpoints contain the module's name in the numpy version that wrote them.
     old = [(reconstruct, "numpy.core.multiarray._reconstruct"), (multiarray.scalar, "numpy.core.multiarray.scalar")]
     old.append((_history_method, "builtins.getattr"))
     return [HistoryBuffer, np.ndarray, np.dtype, reconstruct, multiarray.scalar, *old, *kinds]
 
 
 def how_to_get(path: Path, cfg: Config | dict[str, Any]) -> str:
-    """What to do about a checkpoint that is not there.
+    """What to do about a missing checkpoint, for messages.
 
     Args:
-        path: Where it should be.
-        cfg: The recipe, with one of ``checkpoint_url`` (where it can be fetched; ``checkpoint_converter`` is then the
-            tool that makes it of what was fetched, if it needs one) and ``checkpoint_training`` (nobody has published
-            it: the config that trains it), or with neither.
+        path: Its expected path.
+        cfg: The recipe, with ``checkpoint_url`` (its address; ``checkpoint_converter`` is then the tool that converts
+            the fetched file, if that is necessary), or with ``checkpoint_training`` (the config that trains it, for a
+            checkpoint that nobody has published), or with neither.
     """
     url, converter, training = (cfg.get(f"checkpoint_{key}") for key in ("url", "converter", "training"))
     if training:
@@ -103,7 +104,7 @@ def read_checkpoint(path: str | Path, hint: str = "give its path with --checkpoi
 
     Args:
         path: The file.
-        hint: What to do where there is no such file, for the message.
+        hint: What to do if there is no such file, for the message.
 
     Returns:
         ``{"state_dict": …, "meta": …}``; a bare state dict is wrapped.
@@ -125,10 +126,10 @@ def read_checkpoint(path: str | Path, hint: str = "give its path with --checkpoi
         with safe_globals(_known_globals()):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        with open(path, "rb") as file:
-            head = file.read(2)
+        with open(path, "rb") as opened:
+            head = opened.read(2)
         if head != b"PK" and head[:1] != pickle.PROTO:
-            # For example the web page that a failed download left: no reason to load it unsafely.
+            # For example the web page of a failed download: the advice to load it unsafely would be wrong.
             raise PSAQError(f"the checkpoint {path} is truncated or no checkpoint at all: fetch it again") from None
         what = str(error).partition("GLOBAL ")[2].split(" ")[0] or "Python objects"
         raise PSAQError(
@@ -151,15 +152,17 @@ def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
     Args:
         model: A float or a quantized model.
         state: Its state dict; keys of data preprocessors may be absent.
-        name: What messages call it.
+        name: How messages refer to it.
 
     Raises:
         PSAQError: Keys are missing, unexpected or of other shapes (the first are listed), the bit widths differ, one
-            of both is quantized and the other float, the names are those of the Swin authors, or a value is not a
-            number.
+            of model and checkpoint is quantized and the other float, the names are those of the Swin authors, or a
+            value is NaN or infinite.
     """
+    constants = constant_keys(model)
     state = OrderedDict((key.removeprefix("module."), value) for key, value in state.items())
-    own = model.state_dict()
+    state = OrderedDict((key, value) for key, value in state.items() if key not in constants)
+    own = {key: value for key, value in model.state_dict().items() if key not in constants}
     is_quantizer = {key for key in {*own, *state} if key.rpartition(".")[0].endswith("quantizer")}
     shapes = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
@@ -168,8 +171,8 @@ def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
     ]
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if (missing or unexpected) and not shapes and not is_quantizer:
-        # mmpretrain's models rename, while they load, what older versions called otherwise. Only they know how, so a
-        # copy tries it: where it fails, the model must stay as it was.
+        # mmpretrain's models rename keys of older versions while they load. A copy tries it, so that the model stays
+        # unchanged where that fails.
         with suppress(RuntimeError):
             copy.deepcopy(model).load_state_dict(state)
             missing, unexpected = [], []
@@ -202,15 +205,19 @@ def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
             )
     check_finite(state, name)
     try:
-        model.load_state_dict(state)
+        # Strict, except for buffers that the model does not load.
+        lost = set(model.load_state_dict(state, strict=not constants).missing_keys) - constants
     except QuantizationError as error:
         raise PSAQError(f"the checkpoint {name} does not fit: {error}") from None
+    if lost:
+        raise PSAQError(f"the checkpoint {name} does not fit: {sorted(lost)[:SHOWN_KEYS]} were not loaded")
 
 
 def check_finite(state: dict[str, Any], name: str) -> None:
-    """Make sure that a checkpoint's values are numbers.
+    """Make sure that a checkpoint's values are finite.
 
-    Infinity is let pass in what is no parameter by its name: masks hold it. So is NaN as an SQNR that is not known.
+    Infinity is allowed in tensors that are not named as weights or biases, since masks contain it, and NaN as an SQNR
+    that is not known.
 
     Raises:
         PSAQError: A tensor holds NaN, or a weight or bias infinity; the message names the first and how many there are.
@@ -231,12 +238,12 @@ def check_finite(state: dict[str, Any], name: str) -> None:
 
 
 def check_class_count(own: dict[str, Any], state: dict[str, Any], name: str) -> None:
-    """Make sure that it isn't the number of classes alone that differs.
+    """Report a checkpoint that differs from the model in the number of classes alone.
 
     Args:
         own: The model's state dict.
         state: The checkpoint's, with the same keys.
-        name: What messages call it.
+        name: How messages refer to it.
 
     Raises:
         PSAQError: Only heads differ, in nothing but the length of dimension 0, and all in the same way.
@@ -254,7 +261,7 @@ def check_class_count(own: dict[str, Any], state: dict[str, Any], name: str) -> 
 
 
 def class_names(meta: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint's ``meta`` says of its classes, as the version that wrote it named it; mmseg asks for both."""
+    """The class names in a checkpoint's ``meta``, under the keys of the version that wrote it; mmseg reads both."""
     keys = ("dataset_meta",) if "dataset_meta" in meta else ("CLASSES", "PALETTE")
     return {key: meta[key] for key in keys if key in meta}
 
@@ -270,7 +277,7 @@ def artifact_config(cfg: Config, model: dict[str, Any]) -> Config:
     for key in (*TRAINING_KEYS, "dfq", "runner_type", "work_dir", "launcher", "custom_hooks"):
         plain.pop(key, None)
     plain["model"] = types_as_names(model)
-    # The recipe's own imports too: they may register a part of the model that stays as it is.
+    # The recipe's own imports too: they may register a float part of the model.
     imports = (plain.get("custom_imports") or {}).get("imports") or []
     imports = dict.fromkeys([*([imports] if isinstance(imports, str) else imports), "psaq_mm"])
     plain["custom_imports"] = {"imports": list(imports), "allow_failed_imports": False}

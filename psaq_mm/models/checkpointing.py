@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from torch import nn
 
-# What OpenMMLab's modules, timm's and those of Microsoft and Hugging Face call it.
+# Its attribute in modules of OpenMMLab, timm, Microsoft and Hugging Face.
 FLAGS = ("with_cp", "grad_checkpointing", "use_checkpoint", "gradient_checkpointing")
 
 
 def without_checkpointing(model: nn.Module) -> list[str]:
     """Make a model keep its activations instead of computing them again in the backward pass.
 
-    Checkpointing changes no output, but what hooks see: re-entrant checkpointing runs a block without gradients, so
-    tokens that are read inside carry none, and the other kind runs the hooks a second time in the backward pass. Where
-    memory is short, images pass in smaller batches instead.
+    Checkpointing changes no output, but it changes what hooks get: re-entrant checkpointing runs a block without
+    gradients, so that tokens read inside have none, and the other kind runs the hooks a second time in the backward
+    pass. Memory is limited by smaller batches instead.
 
     Args:
         model: Changed in place.

@@ -1,4 +1,4 @@
-"""What teacher and student are compared on: the backbone's maps, its blocks, the neck's maps, the heads' logits."""
+"""The features on which teacher and student are compared, by level: backbone, blocks, neck or logits."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from .adapters.decomposed import transformer_blocks
-from .backbones import backbone_of, host_name
+from .adapters.declaration import transformer_blocks
+from .backbones import backbone_of
+from .hosts import host_name
 
 OutputFunction = Callable[[nn.Module, Tensor], list[Tensor]]
-PLACES = ("backbone", "blocks", "neck", "logits")
 # A name instead of the class, since a detector's recipe needs neither library.
 CLASSIFIER, SEGMENTOR = "mmpretrain.BaseClassifier", "mmseg.BaseSegmentor"
 
 
 def backbone_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """The backbone's feature maps, ``(images, channels, h, w)`` a level, or what else it gives."""
-    name, backbone = backbone_of(model)
+    """The backbone's outputs: feature maps ``(images, channels, h, w)``, a class token, or timm's pooled features."""
+    name, part = backbone_of(model)
+    backbone: Any = part
     if name == "backbone":
         return list(_tensors(backbone(images)))
-    # timm's models end in their classes, which are no longer the backbone's: their last map, and what is pooled of it
+    # timm models return logits: compare the last feature map and the pooled features.
     features = backbone.forward_features(images)
     return [features, backbone.forward_head(features, pre_logits=True)]
 
 
 def _tensors(outputs: Any) -> Iterator[Tensor]:
-    """What is in nested sequences: distilled transformers give pairs of tokens."""
+    """All tensors in nested sequences: distilled transformers return pairs of tokens."""
     if isinstance(outputs, Tensor):
         yield outputs
     else:
@@ -39,9 +40,9 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
 
 
 def block_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """What every transformer block gives, and :func:`backbone_outputs`.
+    """The output of every transformer block, then :func:`backbone_outputs`.
 
-    A plain transformer ends in one map, some in a class token: too little to say where it began to go wrong.
+    The output of a plain transformer is one map or a class token, which does not show in which block errors arise.
     """
     found: list[Tensor] = []
     blocks = transformer_blocks(backbone_of(model)[1])
@@ -54,23 +55,23 @@ def block_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     return [*found, *outputs]
 
 
-def neck_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+def neck_outputs(model: Any, images: Tensor) -> list[Tensor]:
     """The neck's feature maps."""
     return list(model.neck(model.backbone(images)))
 
 
-def classifier_logits(model: nn.Module, images: Tensor) -> list[Tensor]:
+def classifier_logits(model: Any, images: Tensor) -> list[Tensor]:
     """A classifier's scores before the softmax, ``(images, classes)``."""
     return list(_tensors(model(images, mode="tensor")))
 
 
-def segmentor_logits(model: nn.Module, images: Tensor, auxiliary: bool = False) -> list[Tensor]:
+def segmentor_logits(model: Any, images: Tensor, auxiliary: bool = False) -> list[Tensor]:
     """A segmentor's maps of class scores before the softmax, ``(images, classes, h, w)``.
 
     Args:
         model: The segmentor.
         images: ``(images, 3, H, W)``.
-        auxiliary: Whether the auxiliary heads run too, which only training needs: their maps then follow.
+        auxiliary: Whether the outputs of the auxiliary heads, which only training uses, follow.
     """
     features = model.extract_feat(images)
     first, *later = _heads(model.decode_head)
@@ -81,7 +82,7 @@ def segmentor_logits(model: nn.Module, images: Tensor, auxiliary: bool = False) 
     return [logits, *(head(features) for head in others)]
 
 
-def _heads(heads: nn.Module | None) -> list[nn.Module]:
+def _heads(heads: Any) -> list[Any]:
     """One head or several, in a list."""
     return list(heads) if isinstance(heads, nn.ModuleList) else [heads] if heads is not None else []
 
@@ -89,16 +90,19 @@ def _heads(heads: nn.Module | None) -> list[nn.Module]:
 class DetectorLogits:
     """Class logits of a two-stage detector of mmdet: the proposal head's, and the box head's on given proposals.
 
-    Both networks are asked about the teacher's proposals, taken without gradient: the student's own would be other
-    boxes, and their logits could not be compared.
+    Both networks compute logits on the teacher's proposals, taken without gradient: logits on the student's own would
+    be those of other boxes and could not be compared.
 
     Args:
         teacher: The FP detector.
         proposals: How many of its best proposals of each image are used.
         masks: Whether the mask head runs too, on a quarter of the proposals.
+
+    Raises:
+        UsageError: The model is no two-stage detector.
     """
 
-    def __init__(self, teacher: nn.Module, proposals: int = 64, masks: bool = False) -> None:
+    def __init__(self, teacher: Any, proposals: int = 64, masks: bool = False) -> None:
         if not (hasattr(teacher, "rpn_head") and hasattr(teacher, "roi_head")):
             raise UsageError(
                 f"{type(teacher).__name__} is no two-stage detector, segmentor or classifier: "
@@ -109,14 +113,14 @@ class DetectorLogits:
         self._images: Tensor | None = None
         self._rois = torch.empty(0, 5)
 
-    def __call__(self, model: nn.Module, images: Tensor) -> list[Tensor]:
+    def __call__(self, model: Any, images: Tensor) -> list[Tensor]:
         """Objectness maps of every level, then ``(images * proposals, classes + 1)``."""
         features = model.neck(model.backbone(images))
         objectness = list(model.rpn_head(features)[0])
-        # Of the teacher's own features where they are at hand: another pass would show its tokens to the taps twice.
+        # The teacher's own features are reused: in another pass, taps would collect its tokens a second time.
         rois = self.rois(images, features if model is self.teacher else None)
         head = model.roi_head.bbox_head
-        heads: Sequence[nn.Module] = list(head) if isinstance(head, nn.ModuleList) else [head]
+        heads = list(head) if isinstance(head, nn.ModuleList) else [head]
         extractor = model.roi_head.bbox_roi_extractor
         extractors = list(extractor) if isinstance(extractor, nn.ModuleList) else [extractor]
         scores = []
@@ -125,7 +129,7 @@ class DetectorLogits:
         return objectness + scores + (self.mask_logits(model, features, rois[::4]) if self.masks else [])
 
     @staticmethod
-    def mask_logits(model: nn.Module, features: Sequence[Tensor], rois: Tensor) -> list[Tensor]:
+    def mask_logits(model: Any, features: Sequence[Tensor], rois: Tensor) -> list[Tensor]:
         """The mask heads' logits on given boxes; empty where there are none."""
         if not getattr(model.roi_head, "with_mask", False):
             return []
@@ -139,7 +143,7 @@ class DetectorLogits:
 
         Args:
             images: ``(images, channels, H, W)``.
-            features: The maps of its neck for them, where they are known.
+            features: The outputs of its neck for them, where they are known.
         """
         if self._images is not images:
             features = self.teacher.neck(self.teacher.backbone(images)) if features is None else features
@@ -156,32 +160,57 @@ class DetectorLogits:
         return self._rois
 
 
-def output_function(place: str, teacher: nn.Module) -> OutputFunction:
-    """The function ``(model, images) -> list of tensors`` of a place.
+def output_function(level: str, teacher: nn.Module) -> OutputFunction:
+    """The function ``(model, images) -> list of tensors`` of a feature level.
+
+    Args:
+        level: A key of :data:`FEATURE_LEVELS`.
+        teacher: The FP model, which shows which parts there are.
 
     Raises:
-        UsageError: The place is unknown, or the model has no such part.
+        UsageError: The level is unknown, or the model has no such part.
     """
-    if place not in PLACES:
-        raise UsageError(f"outputs cannot be compared on {place!r}: use one of {', '.join(PLACES)}")
-    if place == "neck" and getattr(teacher, "neck", None) is None:
-        raise UsageError(f"{type(teacher).__name__} has no neck: compare on 'backbone'")
-    if place == "blocks" and not transformer_blocks(backbone_of(teacher)[1]):
+    if level not in FEATURE_LEVELS:
+        raise UsageError(f"outputs cannot be compared on {level!r}: use one of {', '.join(FEATURE_LEVELS)}")
+    return FEATURE_LEVELS[level](teacher)
+
+
+def backbone_function(teacher: nn.Module) -> OutputFunction:
+    """The function of level ``backbone``."""
+    return backbone_outputs
+
+
+def blocks_function(teacher: nn.Module) -> OutputFunction:
+    """The function of level ``blocks``.
+
+    Raises:
+        UsageError: No adapter declares the blocks of the model.
+    """
+    if not transformer_blocks(backbone_of(teacher)[1]):
         raise UsageError(f"{type(teacher).__name__} has no transformer blocks: compare on 'backbone'")
-    if place == "logits":
-        return logits_function(teacher)
-    return {"backbone": backbone_outputs, "blocks": block_outputs, "neck": neck_outputs}[place]
+    return block_outputs
+
+
+def neck_function(teacher: nn.Module) -> OutputFunction:
+    """The function of level ``neck``.
+
+    Raises:
+        UsageError: The model has no neck.
+    """
+    if getattr(teacher, "neck", None) is None:
+        raise UsageError(f"{type(teacher).__name__} has no neck: compare on 'backbone'")
+    return neck_outputs
 
 
 def logits_function(teacher: nn.Module, everything: bool = False) -> OutputFunction:
-    """The function of place ``logits``.
+    """The function of level ``logits``.
 
     Args:
         teacher: The FP model.
-        everything: Whether heads that the comparison does without run too.
+        everything: Whether mask and auxiliary heads run too, which the comparison leaves out.
 
     Raises:
-        UsageError: The model is none whose logits are known.
+        UsageError: The model is neither a classifier nor a segmentor nor a two-stage detector.
     """
     kinds = {host_name(base) for base in type(teacher).__mro__}
     if CLASSIFIER in kinds:
@@ -192,5 +221,13 @@ def logits_function(teacher: nn.Module, everything: bool = False) -> OutputFunct
 
 
 def calibration_function(scope: str, teacher: nn.Module) -> OutputFunction:
-    """What must run so that every quantizer of a scope sees data: the backbone, or all heads."""
+    """The function that runs every quantizer of a scope: the backbone, or all heads."""
     return backbone_outputs if scope == "backbone" else logits_function(teacher, everything=True)
+
+
+FEATURE_LEVELS: dict[str, Callable[[nn.Module], OutputFunction]] = {
+    "backbone": backbone_function,
+    "blocks": blocks_function,
+    "neck": neck_function,
+    "logits": logits_function,
+}

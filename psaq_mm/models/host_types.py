@@ -1,4 +1,4 @@
-"""The ``type`` keys of hosts' configs: as names, and what to say where a registry does not know one."""
+"""The ``type`` keys of hosts' configs as names, and errors of building from them in one line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 
 from ..errors import PSAQError, UsageError
-from . import HOSTS, named
+from .hosts import HOSTS, host_imports, import_failure, named
 
 UNKNOWN = re.compile(r"(?P<name>[\w.]+) is not in the (?P<scope>\w+)::(?P<kind>[\w ]+) registry")
 
 
 def short_type(part: Any) -> str:
-    """The name of the class that a part of a config, or an object that stands in its place, is of.
+    """The name of the class of a part of a config, or of an object in its place.
 
     Example: ``{'type': 'mmdet.NumClassCheckHook'}``, ``{'type': NumClassCheckHook}`` and ``NumClassCheckHook()`` all
     give ``'NumClassCheckHook'``.
@@ -41,7 +41,7 @@ def types_as_names(part: Any) -> Any:
 
 @contextmanager
 def registered(cfg: Config) -> Iterator[None]:
-    """Turn what a registry says of a ``type`` that it does not know into one line.
+    """Turn a registry's error about an unknown ``type`` into one line.
 
     Args:
         cfg: The config that the block builds from.
@@ -68,9 +68,9 @@ def registered(cfg: Config) -> Iterator[None]:
 
 @contextmanager
 def buildable(cfg: Config, part: str) -> Iterator[None]:
-    """Turn whatever a host raises while it builds a part of a config into one line.
+    """Turn an error that a host raises while it builds a part of a config into one line.
 
-    Hosts check arguments by assertions, and name a missing package in errors of many kinds.
+    Hosts check arguments by assertions, and report a missing package by errors of many kinds.
 
     Args:
         cfg: The config.
@@ -78,8 +78,8 @@ def buildable(cfg: Config, part: str) -> Iterator[None]:
 
     Raises:
         UsageError: A type is unknown, or does not take its arguments.
-        PSAQError: A package is missing.
-        FileNotFoundError: A file is, as it came.
+        PSAQError: A package is missing or cannot be imported.
+        FileNotFoundError: A file is missing.
     """
     try:
         with registered(cfg):
@@ -88,6 +88,9 @@ def buildable(cfg: Config, part: str) -> Iterator[None]:
         raise
     except Exception as error:
         said = " ".join(str(error).split()) or type(error).__name__
+        failed = None if isinstance(error, ImportError) else import_failure(error)
+        if failed is not None:
+            raise PSAQError(failed) from error
         if isinstance(error, ImportError) or "install" in said:
             raise PSAQError(f"the config's {part} needs a package that is not there: {said}") from error
         raise UsageError(f"the config's {part} cannot be built ({said}): correct its keys") from error
@@ -97,8 +100,10 @@ def knows(library: str, name: str) -> bool:
     """Whether a library has registered something under a name."""
     if find_spec(library) is None:
         return False
-    for registry in vars(import_module(f"{library}.registry")).values():
-        with suppress(Exception):  # some look for the name by importing optional parts
+    with host_imports():
+        registries = vars(import_module(f"{library}.registry")).values()
+    for registry in registries:
+        with suppress(Exception):  # some import optional parts to find the name
             if isinstance(registry, Registry) and name in registry.module_dict or registry.get(name) is not None:
                 return True
     return False

@@ -1,57 +1,71 @@
-"""Whether a backbone takes images of a size."""
+"""Checks whether a backbone takes images of a size."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from ..errors import PSAQError, UsageError
 from ..generation import initial_images
+from .adapters.declaration import FIXED_SIZES, PATCH_MERGINGS, SMALLEST_MAPS, ClassTable
 from .backbones import backbone_of
 from .features import backbone_outputs
 from .preprocessing import pixel_units
 
+T = TypeVar("T")
+
 
 def check_image_size(backbone: nn.Module, size: tuple[int, int]) -> None:
-    """Make sure that images of a size suit the backbone.
+    """Make sure that images of a size suit a backbone, as far as its adapters declare it.
+
+    Height and width must be multiples of ``patch size * 2 ** mergings``, or else stages would add patches of padding:
+    32 for a Swin with patches of 4 and three mergings.
+
+    Args:
+        backbone: The backbone.
+        size: Height and width.
 
     Raises:
-        UsageError: They don't: a hierarchical backbone halves the image, and a size it must pad at every stage
-            would make patches of padding; some of timm's take only the size they were built for.
+        UsageError: They are not multiples, a window does not fit into the last map, or the backbone was built for
+            another size and takes only that.
     """
     kind = type(backbone).__name__
-    for module in backbone.modules():
-        fixed = getattr(module, "img_size", None) if getattr(module, "strict_img_size", False) else None
-        if fixed is not None and not getattr(module, "dynamic_img_pad", False) and tuple(fixed) != tuple(size):
-            raise UsageError(
-                f"images of {size[0]}x{size[1]} do not fit {kind}: it was built for {fixed[0]}x{fixed[1]}, "
-                "set its img_size or that of the images"
-            )
-    merges = sum(type(module).__name__ == "PatchMerging" for module in backbone.modules())
-    patch = next((module.stride for module in backbone.modules() if isinstance(module, nn.Conv2d)), (4, 4))
+    shown = f"images of {size[0]}x{size[1]} do not fit {kind}"
+    modules = list(backbone.modules())
+    for fixed in _declared(FIXED_SIZES, modules):
+        if fixed != tuple(size):
+            raise UsageError(f"{shown}: it was built for {fixed[0]}x{fixed[1]}, set its img_size or that of the images")
+    merges = sum(PATCH_MERGINGS.match(type(module)) is not None for module in modules)
+    patch = next((module.stride for module in modules if isinstance(module, nn.Conv2d)), (4, 4))
     unit = tuple(int(p) * 2**merges for p in patch)
     if any(s < u or s % u for s, u in zip(size, unit, strict=True)):
         near = tuple(max(u, round(s / u) * u) for s, u in zip(size, unit, strict=True))
+        raise UsageError(f"{shown}: height and width must be multiples of {unit[0]}, for example {near[0]}x{near[1]}")
+    smallest = _declared(SMALLEST_MAPS, modules)
+    # the last stage has the smallest map
+    if smallest and any(s // u < smallest[-1] for s, u in zip(size, unit, strict=True)):
+        least = smallest[-1] * unit[0]
         raise UsageError(
-            f"images of {size[0]}x{size[1]} do not fit {kind}: height and width must be "
-            f"multiples of {unit[0]}, for example {near[0]}x{near[1]}"
+            f"{shown}: its last map would be smaller than a window, give {least}x{least} or more, or set pad_small_map"
         )
-    # mmpretrain's windows, unless they may be padded; the last stage has the smallest map
-    windows = [module.window_size for module in backbone.modules() if getattr(module, "pad_small_map", None) is False]
-    if windows and any(s // u < windows[-1] for s, u in zip(size, unit, strict=True)):
-        least = windows[-1] * unit[0]
-        raise UsageError(
-            f"images of {size[0]}x{size[1]} do not fit {kind}: its last map would be smaller than a window, "
-            f"give {least}x{least} or more, or set pad_small_map"
-        )
+
+
+def _declared(table: ClassTable[Callable[[Any], T | None]], modules: list[nn.Module]) -> list[T]:
+    """The values of the adapters' functions for modules, without None."""
+    found = [(table.of(type(module)), module) for module in modules]
+    values = [function(module) for function, module in found if function is not None]
+    return [value for value in values if value is not None]
 
 
 @torch.no_grad()
 def try_image_size(model: nn.Module, size: tuple[int, int]) -> None:
     """Make sure that a float model's backbone computes on images of a size, by one image of noise.
 
-    What a backbone asks of its images is known to nobody but its forward pass: a table of position embeddings, say,
-    may be of a fixed size in one library and be resized in another.
+    Not every restriction is declared: position embeddings, for example, have a fixed size in one library and are
+    resized in another.
 
     Args:
         model: In eval mode.
@@ -59,7 +73,7 @@ def try_image_size(model: nn.Module, size: tuple[int, int]) -> None:
 
     Raises:
         UsageError: The forward pass fails.
-        PSAQError: What it gives is not finite.
+        PSAQError: Its outputs are not finite.
     """
     backbone = backbone_of(model)[1]
     units = pixel_units(model)
@@ -71,7 +85,7 @@ def try_image_size(model: nn.Module, size: tuple[int, int]) -> None:
         outputs = backbone_outputs(model, image)
     except MemoryError:
         raise
-    except Exception as error:  # whatever a host's code makes of a size that it does not take
+    except Exception as error:  # hosts raise errors of any kind for a wrong size
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"{shown} do not fit {type(backbone).__name__} ({reason}): set image_size to a size that it takes, such as "

@@ -1,4 +1,4 @@
-"""The images of generation in units of their own, and what the network gets."""
+"""The units of generated images, and their conversion to the network's input."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .backbones import backbone_of
 
-# Of ImageNet's pixels, in RGB order: the units that V1's rates, prior and noise were chosen in.
+# Of ImageNet's pixels, in RGB order: V1's rates, prior and noise are for images normalised by them.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 # The largest pixel of images in [0, 1], of 8, 12 and 16 bits.
@@ -20,16 +20,16 @@ PEAKS = (1.0, 255.0, 4095.0, 65535.0)
 class PixelUnits:
     """The linear map between the units of generation and those of the network.
 
-    Rates, contrast and the image prior are meant for pixels of mean 0 and standard deviation 1. What a model's data
-    preprocessor makes of pixels may be that, or pixels in [0, 255] where the normalisation is part of the network, or
-    [-1, 1]. Images are therefore made in fixed units, z, whatever the preprocessor does, and the network gets x::
+    Rates, contrast and the image prior are for pixels of mean 0 and standard deviation 1. The output of a model's data
+    preprocessor may be that, or pixels in [0, 255] if the normalisation is part of the network, or [-1, 1]. Images are
+    therefore generated in fixed units, z, independent of the preprocessor, and the network gets x::
 
         z = (p - m) / s,    x = (p - mean) / std = z * s / std + (m - mean) / std
 
-    with pixels p, ImageNet's statistics m and s, and the preprocessor's mean and std. Where these are ImageNet's too,
-    x is z itself, the same object.
+    with pixels p, ImageNet's statistics m and s, and the preprocessor's mean and std. If these are ImageNet's too, x
+    is the same tensor as z.
 
-    Example: a preprocessor that normalises nothing has x = p. Red z = 1 is x = 58.395 + 123.675 = 182.07.
+    Example: without normalisation by the preprocessor, x = p. Red z = 1 is x = 58.395 + 123.675 = 182.07.
 
     Attributes:
         lower: The smallest valid z of every channel, ``(channels,)``.
@@ -45,7 +45,7 @@ class PixelUnits:
 
     @property
     def identical(self) -> bool:
-        """Whether z and x are the same."""
+        """Whether z equals x for every pixel."""
         return bool((self.gain == 1).all() and (self.offset == 0).all())
 
     def to_network(self, images: Tensor) -> Tensor:
@@ -72,17 +72,16 @@ def pixel_units(model: nn.Module) -> PixelUnits:
     if channels == len(IMAGENET_MEAN):
         order = [0, 1, 2] if takes_rgb(model) else [2, 1, 0]
         m, s = torch.tensor(IMAGENET_MEAN)[order], torch.tensor(IMAGENET_STD)[order]
-    else:  # grey, or of channels that ImageNet does not have: the mean over its colours
+    else:  # grey, or channels that ImageNet does not have: the mean over its colours
         m, s = (torch.tensor(one).mean().expand(channels) for one in (IMAGENET_MEAN, IMAGENET_STD))
     m, s = m * (peak / 255), s * (peak / 255)
     return PixelUnits((0 - m) / s, (peak - m) / s, s / std, (m - mean) / std)
 
 
 def pixel_bounds(model: nn.Module) -> tuple[Tensor, Tensor]:
-    """The valid range of what the network gets, from the data preprocessor: two ``(channels,)`` tensors.
+    """The valid range of the network's input, from the data preprocessor: two ``(channels,)`` tensors.
 
-    A pixel p in [0, 255] becomes ``(p - mean) / std``. Where the preprocessor normalises nothing, the range is
-    [0, 255] itself.
+    A pixel p in [0, 255] becomes ``(p - mean) / std``. Without normalisation the range is [0, 255].
 
     Example: ImageNet's red, mean 123.675 and standard deviation 58.395, lies in [-2.118, 2.249].
     """
@@ -93,8 +92,8 @@ def pixel_bounds(model: nn.Module) -> tuple[Tensor, Tensor]:
 def statistics(model: nn.Module, channels: int) -> tuple[Tensor, Tensor, float]:
     """Mean and std of a model's data preprocessor, ``(channels,)`` each, and the largest pixel.
 
-    A preprocessor does not say what pixels it is for. They have 8 bits, unless its mean and std are fractions of 1
-    (images in [0, 1]), or its mean is above 255 (12 or 16 bits).
+    The range of pixels is derived, since preprocessors do not contain it: [0, 1] if all of mean and std are fractions
+    of 1, 12 or 16 bits if the mean is above 255, else 8 bits.
 
     Example: mean [0.485, 0.456, 0.406] and std [0.229, 0.224, 0.225] are for pixels in [0, 1].
     """
@@ -104,13 +103,13 @@ def statistics(model: nn.Module, channels: int) -> tuple[Tensor, Tensor, float]:
     mean, std = (getattr(preprocessor, key).detach().float().cpu().view(-1) for key in ("mean", "std"))
     fractions = bool((mean.abs() <= 1).all() and (std < 1).all())
     peak = PEAKS[0] if fractions else next((one for one in PEAKS[1:] if float(mean.max()) <= one), PEAKS[-1])
-    # one value may stand for all channels; stacked images (of two dates, say) repeat a single one's values
+    # one value may be for all channels; stacked images (of two dates, say) repeat a single one's values
     mean, std = (one.repeat(-(-channels // len(one)))[:channels] for one in (mean, std))
     return mean, std, peak
 
 
 def preprocessor_of(model: nn.Module) -> nn.Module | None:
-    """The data preprocessor that normalises: those for several branches have it inside."""
+    """The data preprocessor that normalises; preprocessors for several branches contain it."""
     preprocessor = getattr(model, "data_preprocessor", None)
     while isinstance(inner := getattr(preprocessor, "data_preprocessor", None), nn.Module):
         preprocessor = inner
@@ -118,7 +117,7 @@ def preprocessor_of(model: nn.Module) -> nn.Module | None:
 
 
 def image_channels(backbone: nn.Module) -> int:
-    """How many channels a backbone's images have, as its first convolution says; 3 for one without."""
+    """The input channels of a backbone's first convolution; 3 for a backbone without convolutions."""
     convolutions = (module for module in backbone.modules() if isinstance(module, nn.Conv2d))
     return next((one.in_channels for one in convolutions), 3)
 

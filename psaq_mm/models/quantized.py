@@ -1,24 +1,23 @@
-"""Quantizing a model of a host in place, and the registered whole model."""
+"""Quantizing a model of a host, or a part of it, in place."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mmcv.cnn.bricks import wrappers
-from mmengine.registry import MODELS as HOST_MODELS
 from torch import nn
 
 from ..errors import UsageError
 from ..quantization import QuantPolicy, quantize_conv2d, quantize_linear, quantize_model, register_quantized
-from ..registry import MODELS
-from .adapters import swin, torch_attention, vit  # noqa: F401
-from .adapters.decomposed import note_float_parts
+from .adapters.conversion import inline_sum
+from .adapters.declaration import LAYER_SCALES
+from .adapters.taps import AttentionTaps
+from .load_hooks import restrict_load_hooks
 
 SCOPES = ("backbone", "model")
 
-# Their forwards only guard against empty batches of torch 1.4; nn's own handle them.
-register_quantized(wrappers.Linear)(quantize_linear)
-register_quantized(wrappers.Conv2d)(quantize_conv2d)
+# Their forwards add only a guard against empty batches of torch 1.4, which those of torch.nn handle themselves.
+register_quantized("mmcv.cnn.bricks.wrappers.Linear")(quantize_linear)
+register_quantized("mmcv.cnn.bricks.wrappers.Conv2d")(quantize_conv2d)
 
 
 def policy_of(quantization: dict[str, Any]) -> tuple[QuantPolicy, str]:
@@ -41,7 +40,7 @@ def quantize_in_place(module: nn.Module, quantization: dict[str, Any], prefix: s
     Args:
         module: The whole model, or a backbone.
         quantization: The keys of :class:`psaq_mm.quantization.QuantPolicy`, and ``scope``.
-        prefix: The module's name in the model that the policy's patterns speak of.
+        prefix: The module's name in the whole model, with which the policy's patterns begin.
 
     Returns:
         The module.
@@ -49,20 +48,47 @@ def quantize_in_place(module: nn.Module, quantization: dict[str, Any], prefix: s
     policy, _ = policy_of(quantization)
     quantized = quantize_model(module, policy, prefix=prefix)
     note_float_parts(quantized, policy)
-    swin.let_bias_tables_load(quantized)
+    restrict_load_hooks(quantized)
     return quantized
 
 
-@MODELS.register_module()
-def QuantizedModel(*, host: str, quantization: dict[str, Any], **model: Any) -> nn.Module:  # noqa: N802
-    """Build a host's model and quantize all of it (scope ``model``).
+def quantize_body(model: nn.Module, name: str, quantization: dict[str, Any]) -> nn.Module:
+    """Quantize a classifier without a backbone, except the layers that compute its classes.
 
-    A function, so that what it returns *is* the host's class, with ``.backbone`` and the host's keys: the hosts'
-    tools and APIs ask for both.
+    Heads stay FP in scope ``backbone``. An override may quantize them (``model.head``, ``keep_fp=False``).
 
     Args:
-        host: The host's type, e.g. ``'MaskRCNN'``.
-        quantization: The keys of :class:`psaq_mm.quantization.QuantPolicy`.
-        **model: The host's own arguments.
+        model: The model, changed in place.
+        name: The attribute that holds timm's model.
+        quantization: The keys of :class:`psaq_mm.quantization.QuantPolicy`; patterns begin with ``name``.
+
+    Returns:
+        The model.
+
+    Raises:
+        UsageError: It has no attention of a supported class.
     """
-    return quantize_in_place(HOST_MODELS.build({"type": host, **model}), quantization)
+    body: Any = getattr(model, name)
+    AttentionTaps(body, "timm's model")
+    found = body.get_classifier() if hasattr(body, "get_classifier") else ()
+    heads = set(found) if isinstance(found, (tuple, list)) else {found}
+    kept = [{"pattern": f"{name}.{key}", "keep_fp": True} for key, module in body.named_modules() if module in heads]
+    # First, so that later overrides of the config count.
+    options = {**quantization, "overrides": [*kept, *quantization.get("overrides", ())]}
+    quantize_in_place(body, options, prefix=name)
+    return model
+
+
+def note_float_parts(model: nn.Module, policy: QuantPolicy) -> None:
+    """Note why position embeddings, extra tokens and layer scales stay FP, for the coverage report."""
+    for module in model.modules():
+        own = [key for key, value in module._parameters.items() if value is not None]
+        embeddings = [key for key in own if key.endswith(("pos_embed", "_token"))]
+        notes: dict[str, str] = {}
+        if embeddings:
+            notes = {**dict.fromkeys(embeddings, "embeddings stay FP"), "embedding_sum": inline_sum(module, policy)}
+        elif LAYER_SCALES.match(type(module)):
+            notes = dict.fromkeys(own, "layer scales stay FP")
+        if notes:
+            noted: Any = module
+            noted.fp_notes = {**notes, **getattr(module, "fp_notes", {})}

@@ -12,9 +12,8 @@ Needs torch alone. Example::
     freeze(model)
 """
 
-from torch import nn
-
 from ..errors import QuantizationError
+from ..utils.class_table import full_name
 from .calibration import (
     calibrating,
     check_calibrated,
@@ -27,7 +26,6 @@ from .calibration import (
 )
 from .convert import (
     convert_child,
-    full_name,
     is_quantized,
     quantize_conv2d,
     quantize_linear,
@@ -54,16 +52,6 @@ from .rounding import (
 )
 from .spec import QuantSpec, activation_spec, weight_spec
 from .weight_quantizer import WeightQuantizer
-
-# old names, removed after the merge
-recording_moments = collect_hessians
-
-
-def set_enabled(model: nn.Module, enabled: bool) -> None:
-    """Enables or disables all quantizers of a model."""
-    for _, quantizer in quantizers(model):
-        quantizer.enabled = enabled
-
 
 __all__ = [
     "ROUNDINGS",
@@ -103,14 +91,12 @@ __all__ = [
     "quantized_layers",
     "quantized_linears",
     "quantizers",
-    "recording_moments",
     "recording_sqnr",
     "register_observer",
     "register_quantized",
     "register_rounding",
     "relative_groups",
     "round_weights",
-    "set_enabled",
     "sqnr",
     "trainable_groups",
     "unfreeze",

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from ..utils.class_table import ClassTable, full_name
 from .layers import QuantConv2d, QuantizedLayer, QuantLinear, QuantMatMul
 from .policy import QuantPolicy
 from .quantizer import Quantizer
@@ -14,7 +15,7 @@ from .quantizer import Quantizer
 Factory = Callable[[Any, str, QuantPolicy], nn.Module]
 _F = TypeVar("_F", bound=Factory)
 
-_FACTORIES: dict[type[nn.Module] | str, Factory] = {}
+_FACTORIES: ClassTable[Factory] = ClassTable()
 _MARK = "_quantized_by_psaq"
 
 # Modules that use the weights of their children without calling them: quantizers in these children would never run.
@@ -24,8 +25,7 @@ OPAQUE = (nn.MultiheadAttention,)
 def register_quantized(*float_classes: type[nn.Module] | str) -> Callable[[_F], _F]:
     """Registers a function that quantizes modules of these classes; a later registration replaces an earlier one.
 
-    A class may be given by its full name, so that its library need not be installed. Where both a class and its name
-    are registered, the registration of the class is used.
+    A class may be given by its full name, so that its library need not be installed.
 
     The decorated function gets the float module, its name in the model and the policy, and returns the quantized
     module. It is called only if ``policy.specs(name)`` is not None. The function for a module with children must call
@@ -40,7 +40,7 @@ def register_quantized(*float_classes: type[nn.Module] | str) -> Callable[[_F], 
     """
 
     def register(factory: _F) -> _F:
-        _FACTORIES.update(dict.fromkeys(float_classes, factory))
+        _FACTORIES.add((one if isinstance(one, str) else full_name(one) for one in float_classes), factory)
         return factory
 
     return register
@@ -68,17 +68,7 @@ def factory_of(module: nn.Module) -> Factory | None:
     Returns:
         The function, None if there is none.
     """
-    cls = type(module)
-    for base in cls.__mro__:
-        factory = _FACTORIES.get(base) or _FACTORIES.get(full_name(base))
-        if factory is not None and getattr(base, "forward", None) is cls.forward:
-            return factory
-    return None
-
-
-def full_name(cls: type) -> str:
-    """Module and qualified name of a class, e.g. ``'torch.nn.modules.linear.Linear'``."""
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return _FACTORIES.of(type(module))
 
 
 def is_quantized(module: nn.Module) -> bool:

@@ -126,11 +126,6 @@ class QuantizedLayer(nn.Module):
         if self.weight_quantizer is not None:
             self.weight_quantizer.refresh(self.folded_weight().detach())
 
-    # old name, removed after the merge
-    def input_fold(self) -> Tensor | None:
-        """Old name of ``input_channel_scale``."""
-        return self.input_channel_scale()
-
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.refresh()
         super()._save_to_state_dict(*args, **kwargs)

@@ -115,7 +115,7 @@ def quantized_swin(**options) -> nn.Module:
     "options",
     [
         pytest.param({}, id="deploy"),
-        pytest.param({"scheme": "psaq"}, id="psaq"),
+        pytest.param({"scheme": "paper"}, id="paper"),
         pytest.param({"softmax_granularity": "per_row"}, id="rows"),
         pytest.param(
             {"weight_bits": 4, "activation_bits": 4, "norm_inputs": "per_channel", "softmax_grid": "log2"}, id="w4a4"

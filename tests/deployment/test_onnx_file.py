@@ -44,7 +44,7 @@ SIZE = 64, 96
 # What can be exported: schemes, widths and grids.
 FORMS = [
     pytest.param({}, id="w8a8"),
-    pytest.param({"scheme": "psaq"}, id="psaq"),
+    pytest.param({"scheme": "paper"}, id="paper"),
     pytest.param({"weight_bits": 4, "softmax_granularity": "per_row"}, id="w4a8-rows"),
     pytest.param({"norm_inputs": "per_channel", "norm_migration": 0.5}, id="w8a8-migration"),
     pytest.param(

@@ -62,7 +62,7 @@ def test_what_is_wrong_is_said(cfg, said):
         recipe_of(cfg)
 
 
-def test_names_until_version_0_1_are_read_as_todays():
+def test_names_before_version_0_2_are_read_as_todays():
     old = {
         "images": {"steps": 3},
         "cycle": {"cycles": 2, "distance": {"form": "mae"}, "place": "neck"},

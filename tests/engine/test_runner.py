@@ -144,7 +144,11 @@ def test_the_distance_can_have_another_form(train, form):
 
 
 def test_scope_model_runs_end_to_end(train):
-    options = {"dfq.quantization.scope": "model", "dfq.quantization.scheme": "psaq", "dfq.distill.distill_on": "logits"}
+    options = {
+        "dfq.quantization.scope": "model",
+        "dfq.quantization.scheme": "paper",
+        "dfq.distill.distill_on": "logits",
+    }
     runner = train({**ONE_STEP, **options})
     names = {row.name for row in runner.coverage.rows if row.bits is not None}
     assert {"neck.lateral_convs.0.conv.weight", "roi_head.bbox_head.fc_cls.input", "rpn_head.rpn_cls.weight"} <= names

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from psaq_mm.models import AttentionTaps, without_checkpointing
 from tests.conftest import random_weights
-from tests.models.test_backbones import ARCH, LAYERS, SIZE, SWIN, TIMM_SWIN, TIMM_VIT, outputs
+from tests.models.test_backbones import ARCH, LAYERS, SIZE, SWIN, SWIN_V2, TIMM_SWIN, TIMM_VIT, outputs
 
 CHECKPOINTED = {
     "mmdet-swin": ("mmdet", {"type": "SwinTransformer", **SWIN, "with_cp": True}),
@@ -20,6 +20,10 @@ CHECKPOINTED = {
     "mmpretrain-swin": (
         "mmpretrain",
         {"type": "SwinTransformer", "arch": SWIN, "img_size": SIZE, "pad_small_map": True, "with_cp": True},
+    ),
+    "mmpretrain-swin-v2": (
+        "mmpretrain",
+        {"type": "SwinTransformerV2", "arch": SWIN_V2, "img_size": SIZE, "window_size": 2, "with_cp": True},
     ),
     "mmpretrain-timm-vit": ("mmpretrain", {"type": "TIMMBackbone", **TIMM_VIT}),
     "mmpretrain-timm-swin": ("mmpretrain", {"type": "TIMMBackbone", **TIMM_SWIN}),

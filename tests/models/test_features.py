@@ -11,9 +11,9 @@ from torch import nn
 
 from psaq_mm.errors import UsageError
 from psaq_mm.models import calibration_function, output_function, quantize_in_place
-from psaq_mm.models.adapters.decomposed import transformer_blocks
-from psaq_mm.quantization import set_enabled
+from psaq_mm.models.adapters.declaration import transformer_blocks
 from tests.conftest import random_weights
+from tests.quantization.switching import enable_quantizers
 
 
 @pytest.fixture
@@ -190,9 +190,12 @@ def test_places_that_a_model_lacks(place, said):
 SWIN = {"type": "mmdet.SwinTransformer", "embed_dims": 16, "depths": [2, 2, 2, 2], "num_heads": [1, 1, 1, 1]}
 VIT = {"type": "mmseg.VisionTransformer", "img_size": 64, "embed_dims": 16, "num_layers": 5, "num_heads": 2}
 ARCH = {"embed_dims": 16, "num_layers": 8, "num_heads": 2, "feedforward_channels": 32}
+ARCH_V2 = {"embed_dims": 16, "depths": [2, 1, 1, 1], "num_heads": [1, 1, 1, 1], "extra_norm_every_n_blocks": 0}
+SWIN_V2 = {"type": "mmpretrain.SwinTransformerV2", "arch": ARCH_V2, "window_size": 2, "out_indices": (0, 1, 2, 3)}
 # a backbone, and how many maps it gives
 BLOCKS = {
     "swin": (SWIN, 4),
+    "swin-v2": (SWIN_V2, 4),
     "mmseg-vit": (VIT, 1),
     "mmpretrain-vit": ({"type": "mmpretrain.VisionTransformer", "img_size": 64, "arch": ARCH}, 1),
 }
@@ -222,7 +225,7 @@ def test_a_quantized_model_has_the_same_blocks():
     teacher.backbone = random_weights(MODELS.build(copy.deepcopy(BLOCKS["mmpretrain-vit"][0])))
     student = copy.deepcopy(teacher)
     quantize_in_place(student.backbone, {}, prefix="backbone")
-    set_enabled(student, False)
+    enable_quantizers(student, False)
     ours, theirs = (output_function("blocks", model)(model, image) for model in (student, teacher))
     for a, b in zip(ours, theirs, strict=True):
         # float32 sums in another order

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import MODELS, Registry
 
 from psaq_mm.errors import PSAQError, UsageError
-from psaq_mm.models import without_downloads
+from psaq_mm.models import host_class, host_imports, without_downloads
 from psaq_mm.models.host_types import buildable, knows
 
 UNKNOWN = "'{} is not in the mmengine::{} registry. Please check whether the value is correct'"
@@ -58,3 +59,46 @@ def test_checkpointing_is_off_everywhere_in_a_models_config():
     off = without_downloads(model._cfg_dict)
     assert (off.backbone.with_cp, off.encoder.num_cp, off.heads[0].use_checkpoint) == (False, -1, False)
     assert model.backbone.with_cp is True
+
+
+@pytest.fixture
+def broken_host(tmp_path, monkeypatch):
+    """A library whose dependency fails on import, as mmpretrain with a transformers that it does not know."""
+    (tmp_path / "broken_host.py").write_text("import broken_dependency\n")
+    (tmp_path / "broken_dependency.py").write_text("def f(): raise TypeError('no such\\nargument')\nf()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+BROKEN = r"^broken_host cannot be imported \(TypeError in broken_dependency: no such argument\): install versions of"
+
+
+def imported():
+    with host_imports():
+        import broken_host  # noqa: F401
+
+
+def built():
+    with buildable(Config({}), "model"):
+        import broken_host  # noqa: F401
+
+
+def looked_up():
+    registry = Registry("model", parent=MODELS, scope="broken_host", locations=["broken_host"])
+    try:
+        host_class("broken_host.Model")
+    finally:
+        MODELS.children.pop(registry.scope)
+
+
+@pytest.mark.parametrize("use", [imported, built, looked_up])
+def test_a_library_that_fails_on_import_is_named_with_the_cause(broken_host, use):
+    with pytest.raises(PSAQError, match=BROKEN) as raised:
+        use()
+    assert type(raised.value) is PSAQError and len(str(raised.value).splitlines()) == 1
+
+
+def test_errors_of_another_origin_pass():
+    with pytest.raises(KeyError, match="key"), host_imports():
+        raise KeyError("key")
+    with pytest.raises(UsageError, match="^ours$"), host_imports():
+        raise UsageError("ours")

@@ -58,7 +58,7 @@ def test_the_backbone_builds_by_mmdets_registry():
         backbone(torch.randn(1, 3, 64, 64))
 
 
-@pytest.mark.parametrize("scheme", ["deploy", "psaq"])
+@pytest.mark.parametrize("scheme", ["deploy", "paper"])
 def test_scope_model_is_the_hosts_class_and_predicts(detector, scheme):
     model = build(detector, {"scope": "model", "scheme": scheme})
     assert type(model) is MaskRCNN and hasattr(model, "backbone")
@@ -157,7 +157,7 @@ def test_settings_that_cannot_be(quantization, error, said):
 SWIN_S = ROOT / "configs" / "mask_rcnn_swin_s_w8a8.py"
 
 
-@pytest.mark.parametrize("scheme", ["deploy", "psaq"])
+@pytest.mark.parametrize("scheme", ["deploy", "paper"])
 def test_the_official_swin_s_is_quantized_and_counted(scheme):
     cfg = Config.fromfile(SWIN_S)
     cfg.model.backbone.init_cfg = None

@@ -15,7 +15,7 @@ from ...registry import LOOPS
 from .base import StageLoop
 
 
-@LOOPS.register_module(name=["DistillLoop", "CycleLoop"])  # CycleLoop: its name until version 0.1
+@LOOPS.register_module(name=["DistillLoop", "CycleLoop"])  # CycleLoop: its name before version 0.2
 class DistillLoop(StageLoop):
     """Run the teacher-student cycle (:class:`psaq_mm.distillation.TeacherStudentCycle`).
 

@@ -1,52 +1,27 @@
-"""Taps on a float model's attention: patch tokens for the similarity entropy, without touching its forward.
+"""Taps on a float model's attention: patch tokens for the similarity entropy, without a change of its forward.
 
 A tap reads the input of an attention's output projection, which is ``attn @ v`` with the heads side by side, by
-forward hooks. The model stays as it came; its fast attention kernels stay too. (torch's own attention never calls its
-projection: there the tap computes the forward itself, see ``torch_attention``.)
+forward hooks. The model's modules and its fast attention kernels stay as they are. (torch's own attention never calls
+its projection: there the tap computes the forward itself, see ``torch_attention``.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...generation import AttentionTokens
-from ...quantization.convert import full_name
-
-Sink = Callable[[AttentionTokens], None]
-Tap = Callable[[nn.Module, str, Sink, int], list[Any]]
-_TAPS: dict[str, Tap] = {}
-
-
-def register_tap(*attentions: type[nn.Module] | str) -> Callable[[Tap], Tap]:
-    """Register how to tap attention classes, given themselves or by their full names.
-
-    The tap gets the module, its name, where to put the tokens, and how many tokens before the patches the backbone
-    has (class, distillation and register tokens); it attaches hooks and returns their handles.
-    """
-
-    def register(tap: Tap) -> Tap:
-        _TAPS.update((one if isinstance(one, str) else full_name(one), tap) for one in attentions)
-        return tap
-
-    return register
-
-
-def tap_of(module: nn.Module) -> Tap | None:
-    """The tap registered for the module's class."""
-    return _TAPS.get(full_name(type(module)))
+from .declaration import TAPS
 
 
 def prefix_tokens(model: nn.Module, name: str) -> int:
-    """How many tokens stand before the patches in the sequence that the module ``name`` sees.
+    """How many tokens (class, distillation, registers) precede the patches in the input of the module ``name``.
 
-    An attention cannot know; the innermost module around it that says something about it does.
+    The number is an attribute of a module around the attention; the innermost module that has one counts.
     """
-    parents = [model]
+    parents: list[Any] = [model]
     for part in name.split(".")[:-1]:
         parents.append(getattr(parents[-1], part))
     for parent in reversed(parents):
@@ -72,8 +47,8 @@ def sequence_tokens(merged: Tensor, heads: int, name: str, prefix: int) -> Atten
         merged: ``(images, n, heads * d)``.
         heads: How many heads.
         name: The layer.
-        prefix: How many tokens stand before the patches. Only the last of them is handed on, as class token: the
-            entropy knows how to leave out one.
+        prefix: How many tokens precede the patches. Only the last of them is handed on, as class token: the
+            entropy leaves out one token.
     """
     tokens = head_mean(merged, merged.shape[0], heads)[:, :, max(prefix - 1, 0) :]
     return AttentionTokens(tokens, layer=name, has_class_token=prefix > 0)
@@ -90,7 +65,7 @@ class AttentionTaps:
 
     Args:
         model: The float model or backbone.
-        name: What messages call it.
+        name: How messages refer to it.
 
     Raises:
         UsageError: The model has no attention of a supported class.
@@ -102,14 +77,13 @@ class AttentionTaps:
         self._sites = [
             (tap, module, key, prefix_tokens(model, key))
             for key, module in model.named_modules()
-            if (tap := tap_of(module)) is not None
+            if (tap := TAPS.of(type(module))) is not None
         ]
         if not self._sites:
-            names = {f"{name.partition('.')[0]}'s {name.rpartition('.')[2]}" for name in _TAPS}
-            supported = ", ".join(sorted(names))
+            names = {f"{one.partition('.')[0]}'s {one.rpartition('.')[2]}" for one in TAPS.values}
             raise UsageError(
                 f"{name} {type(model).__name__} has no supported attention, which image generation needs: "
-                f"supported are {supported}"
+                f"supported are {', '.join(sorted(names))}"
             )
 
     def __enter__(self) -> AttentionTaps:
@@ -124,52 +98,6 @@ class AttentionTaps:
         self._tokens.clear()
 
     def take(self) -> list[AttentionTokens]:
-        """What the forward passes since the last call left here; empties the store."""
+        """The tokens of all forward passes since the last call; they are then forgotten here."""
         tokens, self._tokens[:] = list(self._tokens), []
         return tokens
-
-
-def window_regions(
-    height: int,
-    width: int,
-    window: int | tuple[int, int],
-    shift: int | tuple[int, int],
-    roll_first: bool = False,
-) -> Tensor:
-    """Which tokens of a (shifted) window may look at each other.
-
-    Args:
-        height: Rows of tokens, before padding.
-        width: Columns of tokens, before padding.
-        window: The window's side, or its height and width.
-        shift: How far the grid is rolled up and left; 0 for none.
-        roll_first: The map is padded after it was rolled (timm), not before (OpenMMLab): the padding then stands
-            in the last windows.
-
-    Returns:
-        ``(windows, window area)`` int64: equal numbers within a window see each other, -1 is padding. A 6x6
-        map in 4x4 windows without shift: 4 windows, of which the last has 4 real tokens and 12 of -1.
-    """
-    sides, shifts = pair(window), pair(shift)
-    rows, columns = (-(-length // side) * side for length, side in zip((height, width), sides, strict=True))
-    regions = torch.zeros(rows, columns, dtype=torch.int64)
-    regions[height:] = -1
-    regions[:, width:] = -1
-    if any(shifts):
-        if not roll_first:
-            regions = torch.roll(regions, (-shifts[0], -shifts[1]), dims=(0, 1))
-
-        def bands(length: int, side: int, shift: int) -> Tensor:
-            positions = torch.arange(length)
-            return (positions >= length - side).long() + (positions >= length - shift).long()
-
-        number = 3 * bands(rows, sides[0], shifts[0])[:, None] + bands(columns, sides[1], shifts[1])[None, :]
-        regions = torch.where(regions < 0, regions, number)
-    # (rows, columns) -> (windows, window area)
-    windows = regions.view(rows // sides[0], sides[0], columns // sides[1], sides[1]).transpose(1, 2)
-    return windows.reshape(-1, sides[0] * sides[1])
-
-
-def pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    """A number twice, or the two numbers."""
-    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -1,7 +1,7 @@
 """mmcv's ``MultiheadAttention``, which mmseg's ViT uses: torch's own attention with a residual sum around it.
 
-torch's module calls its projections functionally, so neither quantizers nor hooks on them would ever run. Both the
-quantized form and the tap therefore compute it step by step.
+torch's module calls its projections functionally, so quantizers and hooks on them do not run. Both the quantized form
+and the tap therefore compute it step by step.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mmcv.cnn.bricks.transformer import MultiheadAttention
 from torch import Tensor, nn
 
-from ...quantization import QuantPolicy, register_quantized
-from .decomposed import DecomposedAttention, convert_with_output, inline_sum
-from .taps import Sink, register_tap, sequence_tokens
+from ...quantization import QuantPolicy
+from .conversion import convert_with_output, inline_sum
+from .declaration import Adapter, Sink, register_adapter
+from .decomposed import DecomposedAttention, output_quantizer
+from .taps import sequence_tokens
 
 FLOAT = QuantPolicy(overrides=[{"pattern": "*", "keep_fp": True}])
 
 
-@register_tap(MultiheadAttention)
 def tap_mmcv_attention(module: Any, name: str, sink: Sink, prefix: int) -> list[Any]:
     """Tap mmcv's attention: while tapped, it computes step by step with the same parameters."""
     if not is_plain(module.attn):
@@ -34,7 +34,7 @@ def tap_mmcv_attention(module: Any, name: str, sink: Sink, prefix: int) -> list[
 
 
 class _OwnForward:
-    """Gives a module its class's forward back, like the handle of a hook."""
+    """Removes a module's own forward, so that its class's counts again; used like the handle of a hook."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -48,6 +48,9 @@ class QuantTorchAttention(DecomposedAttention):
 
     The packed projection is a layer of its own, ``in_proj``, whose weight and bias are saved under torch's keys.
     """
+
+    in_proj: nn.Module
+    out_proj: nn.Module
 
     @classmethod
     def from_module(cls, module: nn.MultiheadAttention, name: str, policy: QuantPolicy) -> QuantTorchAttention:
@@ -65,7 +68,7 @@ class QuantTorchAttention(DecomposedAttention):
         packed.weight, packed.bias = module.in_proj_weight, module.in_proj_bias
         self.in_proj = convert_with_output(packed, f"{name}.in_proj", policy)
         self.out_proj = convert_with_output(module.out_proj, f"{name}.out_proj", policy)
-        self.add_products(name, policy, "in_proj")
+        self.add_products(name, policy, "in_proj", output_quantizer(self.in_proj))
         self._register_state_dict_hook(_pack_keys)
         return self.train(module.training)
 
@@ -83,8 +86,8 @@ class QuantTorchAttention(DecomposedAttention):
             query: ``(b, n, channels)``.
             key: ``(b, m, channels)``.
             value: As ``key``.
-            attn_mask: ``(n, m)`` or ``(b * heads, n, m)``: added to the scores, or True where a pair may *not* look
-                at each other.
+            attn_mask: ``(n, m)`` or ``(b * heads, n, m)``: added to the scores, or True where a pair may *not*
+                attend to each other.
             key_padding_mask: ``(b, m)``: likewise for keys.
 
         Returns:
@@ -94,7 +97,7 @@ class QuantTorchAttention(DecomposedAttention):
         if key is query and value is query:
             q, k, v = self.split(self.in_proj(query))
         else:
-            # Each input through all of the packed layer: no backbone does this, only heads with cross-attention.
+            # Each input passes through all of the packed layer; only cross-attention in heads comes here.
             q, k, v = (self.split(self.in_proj(x))[part] for part, x in enumerate(inputs))
         if attn_mask is not None:
             attn_mask = _additive(attn_mask, q)
@@ -127,6 +130,9 @@ class QuantMmcvAttention(nn.Module):
     """mmcv's ``MultiheadAttention`` around a :class:`QuantTorchAttention`."""
 
     attn: QuantTorchAttention
+    fp_notes: dict[str, str]
+    proj_drop: nn.Module
+    dropout_layer: nn.Module
 
     @classmethod
     def from_module(cls, module: Any, name: str, policy: QuantPolicy) -> QuantMmcvAttention:
@@ -176,12 +182,22 @@ class QuantMmcvAttention(nn.Module):
         return identity + self.dropout_layer(self.proj_drop(out))
 
 
-@register_quantized(MultiheadAttention)
 def quantize_mmcv_attention(module: Any, name: str, policy: QuantPolicy) -> nn.Module:
-    """mmcv's attention, unless torch's inside has parts of its own that no backbone uses: that one stays as it is."""
+    """The quantized form, or the float module itself where torch's attention in it has extra parts (rare)."""
     return QuantMmcvAttention.from_module(module, name, policy) if is_plain(module.attn) else module
 
 
 def is_plain(module: nn.MultiheadAttention) -> bool:
-    """Whether the attention has one packed projection and no tokens of its own."""
+    """Whether the attention has one packed projection and no bias or zero tokens."""
     return module.in_proj_weight is not None and module.bias_k is None and not module.add_zero_attn
+
+
+MMCV = "mmcv.cnn.bricks.transformer.MultiheadAttention"
+register_adapter(
+    Adapter(
+        attentions={MMCV: quantize_mmcv_attention},
+        taps={MMCV: tap_mmcv_attention},
+        blocks=("mmseg.models.backbones.vit.TransformerEncoderLayer",),
+        backbones=("mmseg.models.backbones.vit.VisionTransformer",),
+    )
+)

@@ -1,4 +1,4 @@
-"""Global attention with one layer for q, k and v, as mmpretrain and timm write it: taps and quantized forms."""
+"""Global attention with one layer for q, k and v, as mmpretrain and timm write it: ViT and DeiT."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...quantization import QuantPolicy, convert_child, register_quantized
-from .decomposed import DecomposedAttention, convert_with_output, inline_sum
-from .taps import Sink, register_tap, sequence_tokens
-
-MMPRETRAIN = "mmpretrain.models.utils.attention.MultiheadAttention"
-# where it stands since timm 1.0.20, and where it stood before
-TIMM = ("timm.layers.attention.Attention", "timm.models.vision_transformer.Attention")
+from ...quantization import QuantPolicy, convert_child
+from .conversion import NormOrder, convert_with_output, inline_sum
+from .declaration import Adapter, Sink, register_adapter
+from .decomposed import DecomposedAttention, output_quantizer
+from .taps import sequence_tokens
 
 
-@register_tap(MMPRETRAIN)
 def tap_mmpretrain_attention(module: Any, name: str, sink: Sink, prefix: int) -> list[Any]:
     """Tap mmpretrain's ``MultiheadAttention``."""
     # Only T2T's token transformer has the shortcut; there the class token is not in the sequence yet.
@@ -29,7 +26,6 @@ def tap_mmpretrain_attention(module: Any, name: str, sink: Sink, prefix: int) ->
     return [module.proj.register_forward_pre_hook(collect)]
 
 
-@register_tap(*TIMM)
 def tap_timm_attention(module: Any, name: str, sink: Sink, prefix: int) -> list[Any]:
     """Tap timm's ``Attention``, before the norm and the gate that some models have there."""
 
@@ -40,20 +36,14 @@ def tap_timm_attention(module: Any, name: str, sink: Sink, prefix: int) -> list[
     return [first.register_forward_pre_hook(collect)]
 
 
-@register_quantized(MMPRETRAIN)
-def quantize_mmpretrain_attention(module: Any, name: str, policy: QuantPolicy) -> QuantMultiheadAttention:
-    """See :class:`QuantMultiheadAttention`."""
-    return QuantMultiheadAttention.from_module(module, name, policy)
-
-
-@register_quantized(*TIMM)
-def quantize_timm_attention(module: Any, name: str, policy: QuantPolicy) -> QuantAttention:
-    """See :class:`QuantAttention`."""
-    return QuantAttention.from_module(module, name, policy)
-
-
 class QuantMultiheadAttention(DecomposedAttention):
     """mmpretrain's ``MultiheadAttention`` in decomposed form, with quantizers on its operands."""
+
+    qkv: nn.Module
+    proj: nn.Module
+    proj_drop: nn.Module
+    gamma1: nn.Module
+    out_drop: nn.Module
 
     @classmethod
     def from_module(cls, module: Any, name: str, policy: QuantPolicy) -> QuantMultiheadAttention:
@@ -74,7 +64,7 @@ class QuantMultiheadAttention(DecomposedAttention):
         self.proj = convert_with_output(module.proj, f"{name}.proj", policy)
         self.proj_drop, self.gamma1, self.out_drop = module.proj_drop, module.gamma1, module.out_drop
         self.v_shortcut = module.v_shortcut
-        self.add_products(name, policy, "qkv")
+        self.add_products(name, policy, "qkv", output_quantizer(self.qkv))
         if self.v_shortcut:
             self.fp_notes["value_shortcut"] = inline_sum(module, policy)
         return self.train(module.training)
@@ -89,9 +79,17 @@ class QuantMultiheadAttention(DecomposedAttention):
 class QuantAttention(DecomposedAttention):
     """timm's ``Attention`` in decomposed form, with quantizers on its operands.
 
-    Where q and k are normalised, scheme ``psaq`` quantizes them behind the norms: what the projection gave is not
-    what is multiplied.
+    Where q and k are normalised, every scheme quantizes them behind the norms: the operands of the first product are
+    then not the projection's output.
     """
+
+    qkv: nn.Module
+    q_norm: nn.Module
+    k_norm: nn.Module
+    norm: nn.Module
+    gate: nn.Module | None
+    proj: nn.Module
+    proj_drop: nn.Module
 
     @classmethod
     def from_module(cls, module: Any, name: str, policy: QuantPolicy) -> QuantAttention:
@@ -107,11 +105,12 @@ class QuantAttention(DecomposedAttention):
         self.qkv = convert_with_output(module.qkv, f"{name}.qkv", policy)
         self.proj = convert_with_output(module.proj, f"{name}.proj", policy)
         self.q_norm, self.k_norm, self.proj_drop = module.q_norm, module.k_norm, module.proj_drop
-        # neither stands in every version of timm
+        # not every version of timm has the two
         self.norm = getattr(module, "norm", nn.Identity())
         gate = getattr(module, "gate", None)
         self.gate = None if gate is None else convert_child(gate, f"{name}.gate", policy)
-        self.add_products(name, policy, "qkv", normalised=not isinstance(self.q_norm, nn.Identity))
+        normalised = not isinstance(self.q_norm, nn.Identity)
+        self.add_products(name, policy, "qkv", output_quantizer(self.qkv), normalised)
         if gate is not None:
             self.fp_notes["gate_product"] = "the gate is applied in FP"
         return self.train(module.training)
@@ -121,9 +120,9 @@ class QuantAttention(DecomposedAttention):
 
         Args:
             x: ``(b, n, channels)``.
-            attn_mask: Added to the scores, or of booleans, True where a pair may look at each other; it broadcasts
-                to ``(b, heads, n, n)``.
-            is_causal: Tokens see themselves and what stands before them; goes before a mask.
+            attn_mask: Added to the scores, or of booleans, True where a pair may attend to each other; it
+                broadcasts to ``(b, heads, n, n)``.
+            is_causal: Whether tokens attend only to themselves and to earlier ones; a mask is then ignored.
 
         Returns:
             ``(b, n, channels)``.
@@ -139,3 +138,32 @@ class QuantAttention(DecomposedAttention):
         if self.gate is not None:
             merged = merged * self.gate(x).sigmoid()
         return self.proj_drop(self.proj(merged))
+
+
+MMPRETRAIN = "mmpretrain.models.utils.attention.MultiheadAttention"
+# its place since timm 1.0.20, and the one before
+TIMM = ("timm.layers.attention.Attention", "timm.models.vision_transformer.Attention")
+register_adapter(
+    Adapter(
+        attentions={
+            MMPRETRAIN: QuantMultiheadAttention.from_module,
+            **dict.fromkeys(TIMM, QuantAttention.from_module),
+        },
+        taps={MMPRETRAIN: tap_mmpretrain_attention, **dict.fromkeys(TIMM, tap_timm_attention)},
+        blocks=(
+            "mmpretrain.models.backbones.vision_transformer.TransformerEncoderLayer",
+            "timm.models.vision_transformer.Block",
+        ),
+        layer_scales=(
+            "mmcv.cnn.bricks.scale.LayerScale",
+            "mmpretrain.models.utils.layer_scale.LayerScale",
+            "timm.layers.layer_scale.LayerScale",
+            "timm.models.vision_transformer.LayerScale",
+        ),
+        backbones=(
+            "mmpretrain.models.backbones.vision_transformer.VisionTransformer",
+            "mmpretrain.models.backbones.deit.DistilledVisionTransformer",
+        ),
+    )
+)
+register_adapter(Adapter(blocks=("timm.models.vision_transformer.ResPostBlock",), norm_order=NormOrder.POST))

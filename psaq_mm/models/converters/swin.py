@@ -1,10 +1,10 @@
-"""What the Swin authors released for detection and segmentation, in the names that mmdet and mmseg use.
+"""Converter of the Swin authors' checkpoints for detection and segmentation to the names of mmdet and mmseg.
 
-Their checkpoints were written by mmdet 2.x and mmseg 0.x with a Swin of their own. Heads and necks are called as they
-are today. The backbone's names differ, and so does the order in which patch merging lays out the four neighbours:
-one after the other, columns first (``x[0::2, 0::2]``, ``x[1::2, 0::2]``, ``x[0::2, 1::2]``, ``x[1::2, 1::2]``), where
-``nn.Unfold`` keeps a channel's four values together, rows first. Without the reordering weights load and detect
-nothing.
+Their checkpoints were written by mmdet 2.x and mmseg 0.x with a Swin of their own. The names of heads and necks are
+those of today. The backbone's names differ, and so does the order in which patch merging concatenates four neighbours:
+the authors' one after the other, columns first (``x[0::2, 0::2]``, ``x[1::2, 0::2]``, ``x[0::2, 1::2]``,
+``x[1::2, 1::2]``), ``nn.Unfold`` all four values of a channel together, rows first. Without the reordering the weights
+load without an error, and the model detects nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import re
 from torch import Tensor
 
 from ...errors import PSAQError
+from ..hosts import host_imports
 
 PREFIX = "backbone."
-# Swin V2 has no such table, and another order of norm and reduction.
+# Swin V2 has no such table; its norm and reduction come in another order.
 AUTHORS_NAMES = re.compile(r"backbone\.layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table")
 BARE_NAMES = re.compile(r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table")
 HOST_NAMES = re.compile(r"backbone\.stages\.\d+\.blocks\.\d+\.attn\.w_msa\..*")
@@ -31,17 +32,18 @@ def convert_authors_swin(state: dict[str, Tensor], name: str) -> dict[str, Tenso
     """A state dict for mmdet 3.x or mmseg 1.x from one that the Swin authors released.
 
     mmdet's own function renames and reorders the backbone; mmdet itself applies it to bare ImageNet weights only. The
-    masks of shifted windows are left out, since the hosts compute them; all else stays as it is.
+    masks of shifted windows are left out, since the hosts compute them; other entries stay unchanged.
 
     Args:
-        state: A detector's or segmentor's; not changed. What needs no reordering is shared with the result.
-        name: What messages call it.
+        state: A detector's or segmentor's; not changed. Tensors that need no reordering are shared with the result.
+        name: How messages refer to it.
 
     Raises:
         PSAQError: The names are not those: the host's already, a bare backbone's, or of another architecture.
     """
-    # Whoever has mmseg or mmpretrain alone imports this module too.
-    from mmdet.models.backbones.swin import swin_converter
+    # not at import: mmdet may be absent where only mmseg or mmpretrain is used
+    with host_imports():
+        from mmdet.models.backbones.swin import swin_converter
 
     state = {key.removeprefix("module."): value for key, value in state.items()}
     if any(HOST_NAMES.fullmatch(key) for key in state):

@@ -12,8 +12,10 @@ from mmcv.cnn.bricks.transformer import MultiheadAttention as MmcvAttention
 from mmdet.models.backbones.swin import ShiftWindowMSA as MmdetWindows
 from mmpretrain.models.utils.attention import MultiheadAttention as MmpretrainAttention
 from mmpretrain.models.utils.attention import ShiftWindowMSA as MmpretrainWindows
+from mmpretrain.models.utils.attention import WindowMSAV2
 from mmseg.models.backbones.swin import ShiftWindowMSA as MmsegWindows
 from timm.models.swin_transformer import SwinTransformerBlock
+from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from timm.models.vision_transformer import Attention as TimmAttention
 from torch import nn
 
@@ -53,8 +55,11 @@ class Form:
 def table_and_mask(module: nn.Module, kwargs: dict) -> torch.Tensor:
     """The relative position bias and the mask, ``(windows or 1, heads, n, n)``."""
     area = module.window_size[0] * module.window_size[1]
-    table = module.relative_position_bias_table[module.relative_position_index.flatten()]
-    bias = table.view(area, area, -1).permute(2, 0, 1)[None]
+    if hasattr(module, "cpb_mlp"):
+        table = 16 * torch.sigmoid(module.cpb_mlp(module.relative_coords_table).flatten(0, 2))
+    else:
+        table = module.relative_position_bias_table
+    bias = table[module.relative_position_index.flatten()].view(area, area, -1).permute(2, 0, 1)[None]
     mask = kwargs.get("mask")
     return bias if mask is None else (bias + mask[:, None]).repeat(2, 1, 1, 1)
 
@@ -69,6 +74,13 @@ def timm_windows(size: tuple[int, int], shift: int = 0, **options) -> Form:
     """A block of timm's Swin."""
     options = {"window_size": 4, "shift_size": shift, **options}
     build = partial(SwinTransformerBlock, CHANNELS, size, HEADS, **options)
+    return Form(build, (2, *size, CHANNELS), {}, "attn", table_and_mask)
+
+
+def timm_windows_v2(size: tuple[int, int], shift: int = 0, **options) -> Form:
+    """A block of timm's SwinV2."""
+    options = {"window_size": 4, "shift_size": shift, **options}
+    build = partial(SwinTransformerV2Block, CHANNELS, size, HEADS, **options)
     return Form(build, (2, *size, CHANNELS), {}, "attn", table_and_mask)
 
 
@@ -103,8 +115,15 @@ MMPRETRAIN = partial(MmpretrainAttention, CHANNELS, HEADS)
 SEQUENCE = (2, TOKENS, CHANNELS)
 
 WINDOW_FORMS = {
-    f"{library}-{case}": windows(cls, size, shift, **({"pad_small_map": True} if library == "mmpretrain" else {}))
-    for library, cls in (("mmdet", MmdetWindows), ("mmseg", MmsegWindows), ("mmpretrain", MmpretrainWindows))
+    f"{library}-{case}": windows(
+        cls, size, shift, **({"pad_small_map": True} if library.startswith("mmpretrain") else {})
+    )
+    for library, cls in (
+        ("mmdet", MmdetWindows),
+        ("mmseg", MmsegWindows),
+        ("mmpretrain", MmpretrainWindows),
+        ("mmpretrain-v2", partial(MmpretrainWindows, window_msa=WindowMSAV2)),
+    )
     for case, size, shift in (
         ("plain", (8, 12), 0),
         ("shifted", (8, 12), 2),
@@ -122,6 +141,22 @@ WINDOW_FORMS = {
     "timm-one-way": timm_windows((4, 10), shift=2),
     "timm-own-head-width": timm_windows((8, 8), head_dim=6),
     "timm-any-size": timm_windows((7, 9), 2, dynamic_mask=True),
+    "mmpretrain-v2-one-window-unshifted": windows(MmpretrainWindows, (4, 8), 2, window_msa=WindowMSAV2),
+    "mmpretrain-v2-pretrained-window": windows(
+        MmpretrainWindows, (8, 8), 2, window_msa=WindowMSAV2, pretrained_window_size=(3, 3)
+    ),
+    "mmpretrain-v2-no-bias": windows(MmpretrainWindows, (8, 8), window_msa=WindowMSAV2, qkv_bias=False),
+    "timm-v2-plain": timm_windows_v2((8, 12)),
+    "timm-v2-shifted": timm_windows_v2((8, 12), 2),
+    "timm-v2-padded": timm_windows_v2((7, 9)),
+    "timm-v2-shifted-padded": timm_windows_v2((7, 9), 2),
+    "timm-v2-below-a-window": timm_windows_v2((3, 5), 1),
+    "timm-v2-below-a-window-padded": timm_windows_v2((3, 5), 1, always_partition=True),
+    "timm-v2-oblong": timm_windows_v2((8, 10), window_size=(4, 2), shift_size=(2, 1)),
+    "timm-v2-one-way": timm_windows_v2((4, 10), shift=2),
+    "timm-v2-any-size": timm_windows_v2((7, 9), 2, dynamic_mask=True),
+    "timm-v2-pretrained-window": timm_windows_v2((8, 8), 2, pretrained_window_size=3),
+    "timm-v2-no-bias": timm_windows_v2((8, 8), qkv_bias=False),
 }
 SELF_FORMS = {
     "mmpretrain-vit": Form(MMPRETRAIN, SEQUENCE),

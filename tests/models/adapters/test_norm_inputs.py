@@ -7,6 +7,7 @@ import timm
 import torch
 from mmdet.models.backbones import SwinTransformer as MmdetSwin
 from mmpretrain.models import SwinTransformer as MmpretrainSwin
+from mmpretrain.models import SwinTransformerV2 as MmpretrainSwinV2
 from mmpretrain.models import VisionTransformer as MmpretrainViT
 from mmseg.models import SwinTransformer as MmsegSwin
 from mmseg.models import VisionTransformer as MmsegViT
@@ -85,6 +86,23 @@ def test_every_library_is_understood(build, behind_norms, others):
     products = [module for name, module in model.named_modules() if name.endswith(".av")]
     assert products and all(isinstance(product, QuantMatMul) for product in products)
     assert all((p.left_quantizer.spec.grid, p.right_quantizer.spec.grid) == ("log2", "uniform") for p in products)
+
+
+POST_NORM = {
+    "mmpretrain-swin-v2": lambda: MmpretrainSwinV2({**SWIN, "extra_norm_every_n_blocks": 1}, img_size=256),
+    "timm-swin-v2": lambda: timm.create_model(
+        "swinv2_tiny_window8_256", embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2)
+    ),
+    "timm-vit-post-norm": lambda: timm.create_model("vit_base_patch16_rpn_224", embed_dim=16, depth=2, num_heads=2),
+}
+
+
+@pytest.mark.parametrize("build", POST_NORM.values(), ids=POST_NORM.keys())
+def test_behind_a_layer_a_norm_gives_no_layer_a_scale_for_each_channel(build):
+    """What such a norm gives is also a summand of the residual sum, so its gamma cannot take in a layer's scales."""
+    model = quantize_in_place(random_weights(build()), OPTIONS)
+    layers = [module for module in model.modules() if isinstance(module, QuantLinear)]
+    assert layers and not any(layer.input_quantizer.spec.per_channel for layer in layers)
 
 
 def test_an_override_takes_a_layer_out():

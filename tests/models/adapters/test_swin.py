@@ -10,14 +10,15 @@ from mmdet.models.backbones.swin import WindowMSA
 from torch import nn
 
 from psaq_mm.models import QuantWindowMSA, quantize_in_place
-from psaq_mm.quantization import Quantizer, QuantPolicy, calibrating, coverage, quantizers, set_enabled
+from psaq_mm.quantization import Quantizer, QuantPolicy, calibrating, coverage, quantizers
 from tests.conftest import random_weights
 from tests.models.conftest import DEPTH
+from tests.quantization.switching import enable_quantizers
 
 # The tolerance of the issue. Both sides are float32 and add up the same numbers in other orders.
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 KEYS = (*Quantizer._per_scale, "quant_min", "quant_max", "initialized", "sqnr_db", "clip_ratio")
-DEPLOY, PSAQ = QuantPolicy(), QuantPolicy(scheme="psaq")
+DEPLOY, PSAQ = QuantPolicy(), QuantPolicy(scheme="paper")
 
 
 def attention(**options) -> WindowMSA:
@@ -36,7 +37,7 @@ def value_and_gradient(module: nn.Module, x: torch.Tensor, *more) -> tuple[torch
     return y.detach(), torch.autograd.grad((y * weights).sum(), x)[0]
 
 
-@pytest.mark.parametrize("policy", [DEPLOY, PSAQ], ids=["deploy", "psaq"])
+@pytest.mark.parametrize("policy", [DEPLOY, PSAQ], ids=["deploy", "paper"])
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
 @pytest.mark.parametrize(
     "options", [{}, {"qkv_bias": False}, {"qk_scale": 0.3}], ids=["default", "no-qkv-bias", "own-scale"]
@@ -44,7 +45,7 @@ def value_and_gradient(module: nn.Module, x: torch.Tensor, *more) -> tuple[torch
 def test_attention_equals_mmdets_with_quantizers_off(options, masked, policy):
     module = attention(**options)
     student = quantized(module, policy)
-    set_enabled(student, False)
+    enable_quantizers(student, False)
     # two images of three windows
     mask = torch.where(torch.rand(3, 16, 16) < 0.3, -100.0, 0.0) if masked else None
     x = torch.randn(6, 16, 24)
@@ -52,7 +53,7 @@ def test_attention_equals_mmdets_with_quantizers_off(options, masked, policy):
         torch.testing.assert_close(ours, theirs, **CLOSE)
 
 
-@pytest.mark.parametrize("policy", [DEPLOY, PSAQ], ids=["deploy", "psaq"])
+@pytest.mark.parametrize("policy", [DEPLOY, PSAQ], ids=["deploy", "paper"])
 def test_attention_at_8_bits_is_near(policy):
     module = attention()
     student = quantized(module, policy)
@@ -66,12 +67,12 @@ def test_attention_at_8_bits_is_near(policy):
     assert (ours - theirs).norm() < 0.03 * theirs.norm()
 
 
-@pytest.mark.parametrize("scheme", ["deploy", "psaq"])
+@pytest.mark.parametrize("scheme", ["deploy", "paper"])
 @pytest.mark.parametrize("size", [(64, 64), (72, 88)], ids=["64", "72x88-padded"])
 def test_backbone_equals_mmdets_with_quantizers_off(swin, size, scheme):
     student = quantize_in_place(copy.deepcopy(swin), {"scheme": scheme}, "backbone")
     student.eval()
-    set_enabled(student, False)
+    enable_quantizers(student, False)
     images = torch.randn(2, 3, *size)
     gradients = []
     for model in (swin, student):
@@ -86,7 +87,7 @@ def test_backbone_equals_mmdets_with_quantizers_off(swin, size, scheme):
     torch.testing.assert_close(gradients[1][1] / scale, gradients[0][1] / scale, **CLOSE)
 
 
-@pytest.mark.parametrize("scheme", ["deploy", "psaq"])
+@pytest.mark.parametrize("scheme", ["deploy", "paper"])
 def test_keys_are_the_floats_and_the_quantizers(swin, scheme):
     student = quantize_in_place(copy.deepcopy(swin), {"scheme": scheme}, "backbone")
     own = {f"{name}.{key}" for name, _ in quantizers(student) for key in KEYS}
@@ -120,14 +121,14 @@ def test_psaq_quantizes_what_v1_does():
 
 
 def test_psaq_quantizes_the_image_embedding_and_notes_the_sums(swin):
-    student = quantize_in_place(swin, {"scheme": "psaq"}, "backbone")
+    student = quantize_in_place(swin, {"scheme": "paper"}, "backbone")
     assert "patch_embed.projection.output_quantizer" in present(student)
     report = coverage(student, PSAQ, "backbone")
     sums = [row for row in report.rows if row.name.endswith("residual_sums")]
     assert len(sums) == DEPTH and all(row.bits is None and "inline" in row.reason for row in sums)
 
 
-@pytest.mark.parametrize("scheme", ["deploy", "psaq"])
+@pytest.mark.parametrize("scheme", ["deploy", "paper"])
 def test_coverage_misses_nothing(swin, scheme):
     policy = QuantPolicy(scheme=scheme)
     parameters = {f"backbone.{name}" for name, _ in swin.named_parameters()}
