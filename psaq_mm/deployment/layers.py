@@ -69,7 +69,9 @@ class ActivationQDQ(nn.Module):
         spec, scale = quantizer.spec, quantizer.scale.detach().float()
         zero = quantizer.zero_point.detach().float().round().clamp(spec.quant_min, spec.quant_max)
         if spec.symmetric or spec.quant_min:
-            raise ExportError(f"quantizer {quantizer.name!r}: only asymmetric grids of activations are exported")
+            raise ExportError(
+                f"quantizer {quantizer.name!r}: only asymmetric grids of activations are exported: quantize with one"
+            )
         common = zero.mean().round()
         self.bits = spec.bits
         # floats, because the exporter cannot read values of buffers
@@ -247,7 +249,10 @@ class DeployConv2d(nn.Module):
         super().__init__()
         self.input, self.output = activation(layer.input_quantizer), activation(layer.output_quantizer)
         if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-            raise ExportError(f"a convolution with padding {layer.padding_mode!r}, {layer.padding!r} is not exported")
+            raise ExportError(
+                f"a convolution with padding {layer.padding_mode!r}, {layer.padding!r} is not exported: "
+                "keep it in float"
+            )
         self.options = (layer.stride, layer.padding, layer.dilation, layer.groups)
         quantized = layer.weight_quantizer is not None
         self.weight = StoredWeight(*stored_integers(layer), axis=0) if quantized else FloatWeight(layer.weight.detach())

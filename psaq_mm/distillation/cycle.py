@@ -66,7 +66,7 @@ class CycleSettings:
 
     def __post_init__(self) -> None:
         if min(self.cycles, self.generator_steps, self.student_steps) < 0:
-            raise GenerationError("cycles, generator_steps and student_steps must not be negative")
+            raise GenerationError("cycles, generator_steps and student_steps must not be negative: use 0 for none")
         if not 0 <= self.fresh <= 1:
             raise GenerationError(f"fresh={self.fresh} is a share of the images: use 0 to 1")
         object.__setattr__(self, "relative_lr", checked_rates(self.relative_lr))

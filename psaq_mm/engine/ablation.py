@@ -55,9 +55,10 @@ class Ablation:
         widths, seeds = [parse_bits(text) for text in bits], list(seeds)
         arms, once = [arm for arm in arms if arm != "fp32"], set(once)
         unknown = [arm for arm in [*arms, *once] if arm not in ARMS]
-        if unknown or not seeds:
-            what = f"arm {unknown[0]!r} is unknown" if unknown else "no seed was given"
-            raise UsageError(f"{what}: choose from fp32, {', '.join(ARMS)}, with at least one seed")
+        if unknown:
+            raise UsageError(f"arm {unknown[0]!r} is unknown: choose from fp32, {', '.join(ARMS)}")
+        if not seeds:
+            raise UsageError("no seed was given: give at least one")
         # Seeds in the outermost loop, so that an interrupted table is complete for its first seeds.
         self.keys: list[Key] = [
             (arm, w, a, seed)
@@ -134,7 +135,7 @@ class Ablation:
         """
         metrics = runner.evaluate(runner.bare_model())
         if metrics is None:
-            raise PSAQError(f"{runner.no_evaluation}: an ablation needs the evaluation's data")
+            raise PSAQError(f"an ablation needs the test set ({runner.no_evaluation}): correct it in the config")
         row.metrics = metrics
         row.seconds |= runner.seconds
         row.peak_memory_mib = peak_memory_mib()

@@ -106,7 +106,9 @@ def import_host(cfg: Config) -> None:
         try:
             import_quietly(*(f"{library}.{one}" for one in wanted))
         except Exception as error:  # version conflicts raise any exception, such as TypeError or AssertionError
-            raise PSAQError(f"the config needs {library} ({part}), which cannot be imported ({error})") from None
+            raise PSAQError(
+                f"the config needs {library} ({part}), which cannot be imported ({error}): reinstall it"
+            ) from None
 
 
 def foreign_parts(model: Any) -> dict[str, str]:

@@ -50,7 +50,7 @@ class GenerateLoop(FillLoop):
         check_image_size(backbone_of(runner.teacher)[1], height_and_width(image_size))
         super().__init__(runner, images, image_size)
         if min(images, batch_size, steps) < 1:
-            raise UsageError("images, batch_size and steps of GenerateLoop must be at least 1")
+            raise UsageError("images, batch_size and steps of GenerateLoop must be at least 1: correct dfq.generate")
         self.batch_size, self.steps, self.start = batch_size, steps, start
         self.generator = self.image_generator(generator)
         self.samples = Path(samples) if samples else None
