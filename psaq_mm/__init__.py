@@ -1,8 +1,8 @@
 """Data-free quantization of vision-transformer detectors, segmentors and classifiers, as an OpenMMLab plugin.
 
 Importing the package needs torch alone. Where mmengine is installed, the import also registers the scope ``psaq_mm``,
-so that ``custom_imports=['psaq_mm']`` in a config is all that a host library needs. The functions below import what
-they need, and check the installation, when they are first used.
+so that a host library's config only needs ``custom_imports=['psaq_mm']``. The functions below check the installation
+and import OpenMMLab when they are first used.
 """
 
 from __future__ import annotations

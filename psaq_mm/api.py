@@ -1,4 +1,4 @@
-"""The package in Python: quantize a model without data, save it, load it, export it."""
+"""The Python API: quantize a model without data, save it, load it and export it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,19 @@ class Samples:
     """The images that the model was quantized with.
 
     Attributes:
-        images: ``(count, channels, H, W)``, as the network gets them.
-        model: The float model, whose data preprocessor says what pixels they stand for.
+        images: ``(count, channels, H, W)``, as network inputs.
+        model: The float model; its data preprocessor defines the pixel values of the images.
     """
 
     images: Tensor
     model: nn.Module
 
     def picture(self, count: int = 16) -> Any:
-        """The newest images side by side, as a PIL image; notebooks show it."""
+        """The newest images in a grid, as a PIL image, which notebooks display.
+
+        Args:
+            count: Number of images.
+        """
         from PIL import Image
 
         return Image.fromarray(samples_picture(self.images[-count:], self.model))
@@ -56,15 +61,16 @@ class Samples:
 
 @dataclass(frozen=True)
 class Result:
-    """A quantized model and the record of how it was made.
+    """A quantized model and the record of its quantization.
 
     Attributes:
         model: The quantized model in eval mode; an instance of the float model's own class.
-        metrics: The evaluator's figures: ``{'float': {...}, 'quantized': {...}}``; None where nothing was evaluated.
-        coverage: What is quantized and, for everything else, why it is not.
+        metrics: The evaluator's metrics, ``{'float': {...}, 'quantized': {...}}``; None without an evaluation.
+        coverage: The quantized tensors and, for each float tensor, the reason why it is float.
         samples: The generated images.
         work_dir: The folder of the run; None for a model in memory.
         quantization: The keys of the policy that was applied.
+        owner: Keeps a temporary ``work_dir`` until the result is deleted.
     """
 
     model: nn.Module
@@ -76,20 +82,21 @@ class Result:
     owner: Any = None
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model so that :func:`load` and, for models of a config, the hosts' own tools open it.
+        """Write the model in a form that :func:`load` reads and, for models of a config, also the hosts' own tools.
 
-        A model of a config gives ``quantized.py`` and ``quantized.pth``, which mmdet's, mmseg's and mmpretrain's test
-        tools take, beside ``coverage.json``, ``results.json`` and the samples. A model in memory gives
+        For a model of a config these are ``quantized.py`` and ``quantized.pth``, which the test tools of mmdet, mmseg
+        and mmpretrain read, ``coverage.json``, ``results.json`` and the samples. For a model in memory they are
         ``quantized.pth``, ``coverage.json`` and ``samples.png``.
 
         Args:
-            folder: Made where it does not exist; files of the same names are replaced.
+            folder: The folder to write to. It is created if it does not exist; existing files are replaced.
 
         Returns:
             The folder.
 
         Raises:
-            PSAQError: It cannot be written.
+            UsageError: The folder is not writable.
+            PSAQError: A file cannot be written.
         """
         target = writable_folder(Path(folder))
         if self.work_dir is None:
@@ -100,7 +107,7 @@ class Result:
         for name in FILES:
             source = self.work_dir / name
             if source.exists() and source.resolve() != (target / name).resolve():
-                save_with(lambda path, source=source: shutil.copyfile(source, path), target / name)
+                save_with(partial(shutil.copyfile, source), target / name)
         return target
 
 
@@ -125,26 +132,27 @@ def quantize(
 
     Args:
         model: A recipe of the package by name; the path of a recipe or of any config of mmdet, mmseg or mmpretrain;
-            such a config itself; or a model in memory: one of timm's, or one of these libraries' with a ``backbone``.
-            A config without a ``dfq`` section gets the recipe of its library's full-size models.
-        checkpoint: The float checkpoint; default: the config's ``load_from``. Not for a model in memory.
+            such a config itself; or a model in memory: a timm model, or a model of these libraries with a
+            ``backbone``. A config without a ``dfq`` section gets the recipe of its library's full-size models.
+        checkpoint: Path of the float checkpoint; default: the config's ``load_from``. Not for a model in memory.
         bits: Bits of weights and activations, such as ``'w4a8'``; default: the recipe's.
-        image_size: Height and width of the generated images, or one number; default: the recipe's.
-        seed: Of all random numbers; the same seed gives the same bits on the same machine with as many threads.
-        work_dir: Where the run writes its files; default: a temporary folder, so use :meth:`Result.save`. Not for a
-            model in memory, which writes nothing.
+        image_size: Height and width of the generated images, or one number for both; default: the recipe's.
+        seed: Seed of all random numbers. With the same seed, machine and number of threads, results are equal bit by
+            bit.
+        work_dir: Folder for the files of the run; default: a temporary folder, so call :meth:`Result.save`. Not for
+            a model in memory, whose run writes no files.
         options: Further keys of the config by dotted name, such as ``{'dfq.generate.images': 64}``.
-        evaluate: Whether float and quantized model run on the config's test set; it is skipped where the test set
-            does not exist.
-        progress: True for progress bars, False for silence, or a function called with the stage, the steps done and
-            the steps in all.
+        evaluate: Whether to evaluate the float and the quantized model on the config's test set. The evaluation is
+            skipped if the test set does not exist.
+        progress: True for progress bars, False for no output, or a function that is called with the name of the
+            stage, the number of steps done and the number of steps of the stage.
 
     Returns:
         The quantized model and the record of the run.
 
     Raises:
-        UsageError: A setting is not valid; the message says what to change.
-        PSAQError: The checkpoint or a library is missing, or the run cannot continue.
+        UsageError: A setting is not valid.
+        PSAQError: The checkpoint or a library is missing, or the run fails.
     """
     options = {**(options or {}), "randomness.seed": seed}
     if isinstance(model, nn.Module):
@@ -153,15 +161,18 @@ def quantize(
             raise UsageError(f"{wrong[0]} is for configs: a model in memory has its weights and writes no files")
         made = quantize_model(model, bits, image_size, seed, options, progress)
         return Result(made.model, None, made.coverage, Samples(made.images, made.teacher), None, made.quantization)
-    folder = None if work_dir else tempfile.TemporaryDirectory(prefix="psaq_mm_")
-    cfg = recipe_config(model, options, work_dir or folder.name, checkpoint)
+    folder = None
+    if not work_dir:
+        folder = tempfile.TemporaryDirectory(prefix="psaq_mm_")
+        work_dir = folder.name
+    cfg = recipe_config(model, options, work_dir, checkpoint)
     cfg.dfq = recipe_of(cfg, parse_bits(bits) if bits else None)
-    cfg.dfq.progress = True  # the log goes to its file
+    cfg.dfq.progress = True  # the log goes to its file only
     if image_size is not None:
         cfg.dfq.generate.image_size = image_size
     if not evaluate:
         cfg.update(dict.fromkeys(("test_dataloader", "test_evaluator", "test_cfg")))
-    # mmengine keeps loggers and visualisers by name for as long as a process lives.
+    # mmengine keeps loggers and visualizers by name until the process ends.
     cfg.experiment_name = f"quantize_{os.getpid()}_{next(NUMBER)}"
     if cfg.get("visualizer"):
         cfg.visualizer.name = cfg.experiment_name
@@ -181,7 +192,17 @@ def quantize(
 def recipe_config(
     model: str | Path | Config, options: dict[str, Any], work_dir: str | Path, checkpoint: str | Path | None
 ) -> Config:
-    """A config with a ``dfq`` section, from a name, a path or a config; the config itself is not changed."""
+    """A config with a ``dfq`` section.
+
+    Args:
+        model: A name, a path or a config, which is not changed.
+        options: Further keys of the config by dotted name.
+        work_dir: The folder of the run.
+        checkpoint: Path of the float checkpoint; None for the config's ``load_from``.
+
+    Raises:
+        UsageError: The config cannot be read, or its library has no default recipe.
+    """
     cfg = open_config(model, {}, work_dir, checkpoint)
     if cfg.get("dfq") is None:
         cfg.dfq = default_recipe(cfg.get("default_scope"))
@@ -191,19 +212,19 @@ def recipe_config(
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """Load a model that :meth:`Result.save`, ``tools/dfq.py`` or :func:`quantize` with a ``work_dir`` wrote.
+    """Load a quantized model written by :meth:`Result.save`, ``tools/dfq.py`` or :func:`quantize` with a ``work_dir``.
 
     Args:
         folder: The folder of ``quantized.pth``.
-        model: A float model of the same architecture, for a model in memory that timm cannot make by name; it is
-            not changed.
+        model: A float model of the same architecture, which is not changed. Needed for a model in memory that timm
+            cannot create by name.
 
     Returns:
         The quantized model in eval mode.
 
     Raises:
         UsageError: The folder holds no quantized model.
-        PSAQError: It cannot be read, or belongs to another model.
+        PSAQError: The checkpoint cannot be read, or belongs to another model.
     """
     folder = Path(folder)
     if not (folder / "quantized.pth").exists():
@@ -214,7 +235,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 
 
 def open_artifact(folder: Path) -> Artifact:
-    """The quantized model of a folder with its config.
+    """The quantized model in a folder, together with its config.
 
     Raises:
         UsageError: The folder holds no config.
@@ -235,16 +256,16 @@ def export(
     """Export a quantized model for an integer engine.
 
     Args:
-        source: A result, or a folder that holds one.
+        source: A result, or a folder that :meth:`Result.save` wrote.
         target: ``NAME.onnx`` for ONNX with Q/DQ pairs, ``NAME.xml`` for OpenVINO.
-        size: Height and width of its images.
-        batch: Images in a batch.
+        size: Height and width of the input images.
+        batch: Batch size.
         part: ``'backbone'`` or ``'backbone+neck'``.
-        weights: How weights of 4 bits are stored: ``'int8'`` or ``'int4'``.
+        weights: Storage type of 4-bit weights: ``'int8'`` or ``'int4'``.
 
     Returns:
-        What was written; last, where the model has a backbone, a config and a checkpoint with which the hosts' tools
-        run the exported file.
+        The written files. For a model of a config that has a backbone, the last two are a config and a checkpoint
+        with which the hosts' tools run the exported file.
 
     Raises:
         UsageError: The suffix or the size is not valid.
@@ -253,14 +274,16 @@ def export(
     target = Path(target)
     kinds = {suffix: kind for kind, suffix in FORMATS.items()}
     if target.suffix not in kinds:
-        raise UsageError(f"{target} ends neither in {' nor in '.join(kinds)}: the suffix says the format")
+        raise UsageError(f"{target} ends neither in {' nor in '.join(kinds)}: the suffix selects the format")
     kind = kinds[target.suffix]
     writable_folder(target.parent)
-    if isinstance(source, Result) and source.work_dir is None:
-        body = getattr(source.model, "backbone", source.model)  # timm's model is exported with its classes
+    if not isinstance(source, Result):
+        folder = Path(source)
+    elif source.work_dir is not None:
+        folder = source.work_dir
+    else:
+        body = getattr(source.model, "backbone", source.model)  # timm models are exported with their classifier
         check_image_size(body, size)
-        return export_part(
-            ExportWrapper(body), target, kind, size, batch=batch, weights=weights, channels=image_channels(body)
-        )
-    folder = source.work_dir if isinstance(source, Result) else Path(source)
+        channels = image_channels(body)
+        return export_part(ExportWrapper(body), target, kind, size, batch=batch, weights=weights, channels=channels)
     return export_artifact(open_artifact(folder), target, kind, size, batch, part, weights=weights)

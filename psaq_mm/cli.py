@@ -1,4 +1,4 @@
-"""What the command lines share: reading configs, and errors in one line."""
+"""Shared parts of the command-line tools: options, reading of configs, and one-line errors."""
 
 from __future__ import annotations
 
@@ -29,29 +29,42 @@ CONSOLE = Console()
 
 
 def common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every tool understands."""
-    parser.add_argument("config", help="a recipe: a host's config with a dfq section, by path or by name")
+    """Add the options that all tools share."""
+    parser.add_argument("config", help="a recipe (a host's config with a dfq section), by path or by name")
     parser.add_argument("--checkpoint", help="the float checkpoint (default: load_from of the config)")
-    parser.add_argument("--work-dir", help="where results go (default: work_dirs/NAME-OF-THE-CONFIG)")
+    parser.add_argument("--work-dir", help="folder for the results (default: work_dirs/NAME-OF-THE-CONFIG)")
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, default={}, help="key=value, as in mmdet's tools"
     )
-    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
 
 
 def benchmark_arguments(parser: argparse.ArgumentParser, out: str) -> None:
-    """Add the options that the benchmarks share."""
+    """Add the options that all benchmarks share.
+
+    Args:
+        parser: The parser of a benchmark.
+        out: Default path of its record.
+    """
     common_arguments(parser)
-    parser.add_argument("--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="of the images")
-    parser.add_argument("--random", action="store_true", help="random weights: no checkpoint is needed")
+    parser.add_argument(
+        "--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="height and width of the images"
+    )
+    parser.add_argument("--random", action="store_true", help="use random weights instead of a checkpoint")
     cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--threads", type=positive, default=cores, help="default: the cores that the process may use")
-    parser.add_argument("--name", help="what the rows call the model (default: the config's name)")
-    parser.add_argument("-o", "--out", type=Path, default=Path(out), help="a record, old rows are kept")
+    parser.add_argument(
+        "--threads", type=positive, default=cores, help="CPU threads (default: all cores that the process may use)"
+    )
+    parser.add_argument("--name", help="name of the model in the record (default: the config's name)")
+    parser.add_argument("-o", "--out", type=Path, default=Path(out), help="record file; rows of other models are kept")
 
 
 def positive(text: str) -> int:
-    """A number of things on a command line, at least 1."""
+    """Parse an integer of at least 1, for argparse.
+
+    Raises:
+        ValueError: It is smaller, or not an integer.
+    """
     number = int(text)
     if number < 1:
         raise ValueError(text)
@@ -62,18 +75,18 @@ def read_config(args: argparse.Namespace) -> Config:
     """The config that a command line names, with its options merged in.
 
     Raises:
-        UsageError: There is no such file nor name, or it cannot be read.
-        PSAQError: A library that it needs is missing.
+        UsageError: No config has this path or name, or the config cannot be read.
+        PSAQError: A library that the config needs is missing.
     """
     return open_config(args.config, args.cfg_options, args.work_dir, args.checkpoint)
 
 
 def run_tool(main: Callable[[], int], traceback: bool | None = None) -> int:
-    """Run a tool; errors that users can correct become one line on stderr and an exit code.
+    """Run a tool and turn errors of the package into one line on stderr and an exit code.
 
     Args:
         main: The tool.
-        traceback: Whether such errors show where they came from; by default, whether ``--traceback`` was given.
+        traceback: Whether to raise such errors instead; None to look for ``--traceback`` on the command line.
 
     Returns:
         0 for success, 2 for wrong usage, 1 for failure, 130 for an interrupt, 143 for SIGTERM.

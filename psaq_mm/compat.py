@@ -1,7 +1,7 @@
-"""All that differs between OpenMMLab's distributions and versions, and the check of what is installed.
+"""Differences between the distributions and versions of OpenMMLab, and the check of the installation.
 
-Two distributions carry the same import names: the maintained builds (``onedl-*``) and upstream's, which stopped in
-2024-25. Nothing else in the package knows of either.
+Two distributions have the same import names: the maintained builds (``onedl-*``) and upstream's, whose releases ended
+in 2024-25. Only this module distinguishes them.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ COMPILE_MMCV = "MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir 
 
 
 def check_environment() -> None:
-    """Make sure that what the package stands on is installed and fits together.
+    """Check that torch, mmengine, mmcv with its compiled ops and torchvision are installed and compatible.
 
     Raises:
-        ImportError: Something is missing or built for another torch; the message is one line and names the fix.
+        ImportError: A package is missing or was built for another torch; the message is one line with the command to
+            run.
     """
     for name in ("torch", "mmengine", "mmcv"):
         if importlib.util.find_spec(name) is None:
@@ -63,7 +64,7 @@ def check_environment() -> None:
 
 
 def versions() -> dict[str, str]:
-    """The versions of what a result depends on, by import name; what is not installed is left out."""
+    """Versions of the installed packages that results depend on, by import name."""
     found = {}
     for name in PACKAGES:
         for distribution in DISTRIBUTIONS.get(name, (name,)):
@@ -76,10 +77,10 @@ def versions() -> dict[str, str]:
 
 
 def name_mmseg_configs() -> None:
-    """Let configs be based on mmseg's (``mmseg::…``) in either distribution.
+    """Make mmengine find mmseg's configs (``mmseg::…``) in either distribution.
 
-    mmengine looks for the distribution ``mmsegmentation``, which is upstream's; the maintained one has another name. By
-    the name of the module it finds both.
+    mmengine looks up the distribution ``mmsegmentation``, which is the name of upstream's only. The lookup by the name
+    of the module works for both.
     """
     from mmengine.config import utils
 
@@ -90,7 +91,7 @@ def name_mmseg_configs() -> None:
 
 
 def import_quietly(*modules: str) -> None:
-    """Import host packages without what they print on the way about optional parts that nobody asked for."""
+    """Import the installed ones of these packages, suppressing their output about missing optional dependencies."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in modules:
@@ -99,13 +100,13 @@ def import_quietly(*modules: str) -> None:
 
 
 def safe_globals(allowed: Iterable[Any]) -> AbstractContextManager:
-    """A context in which ``torch.load(weights_only=True)`` may also rebuild some harmless objects.
+    """A context in which ``torch.load(weights_only=True)`` also accepts the given classes and functions.
 
-    torch has such a context since 2.5, and renamed objects in it since 2.6. Before 2.5 there is no list to add to: a
-    checkpoint of plain tensors and numbers loads, any other is refused as it would be without the context.
+    torch has this context since 2.5, and supports renamed objects since 2.6. With older versions the returned context
+    does nothing: checkpoints of tensors and numbers load, all others are refused.
 
     Args:
-        allowed: Classes and functions, or pairs of one and the name that the checkpoint knows it by.
+        allowed: Classes and functions, or pairs of one of them and its name in the checkpoint.
     """
     import torch
 

@@ -1,9 +1,9 @@
-"""A model in memory, quantized by the algorithm of :mod:`psaq_mm.distillation` without config and runner."""
+"""Quantization of a model in memory by :mod:`psaq_mm.distillation`, without a config file and without a runner."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,26 +35,42 @@ from .models.checkpoint import check_finite
 from .quantization import CoverageReport, check_calibrated, coverage, freeze, make_rounding, recording_sqnr
 from .utils.atomic_files import save_tensors
 
-LIBRARY = "mmpretrain"  # whose recipe timm's models get
+LIBRARY = "mmpretrain"  # timm models get the recipe of this library
 STAGE_KEYS = ("type", "images", "image_size", "samples")
 
 
-class TimmModel(nn.Module):
-    """A model of timm as the adapters expect a classifier: the body in ``model``, the normalisation beside it.
+class Normalization(nn.Module):
+    """Mean and standard deviation of RGB pixels in [0, 1], in the form of OpenMMLab's data preprocessors.
 
     Args:
-        model: Of timm; ``pretrained_cfg`` says the mean and standard deviation of its pixels, in [0, 1].
+        mean: One value a channel.
+        std: One value a channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.to_rgb = True
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+
+class TimmModel(nn.Module):
+    """Wraps a timm model as the adapters expect a classifier, with its body in ``model`` and a ``data_preprocessor``.
+
+    Args:
+        model: A timm model; its ``pretrained_cfg`` gives mean and standard deviation of pixels in [0, 1]. ImageNet's
+            are used if it gives none.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         described = getattr(model, "pretrained_cfg", None) or {}
-        self.data_preprocessor = nn.Module()
-        for name, default in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))):
-            value = torch.tensor(described.get(name) or default).view(-1, 1, 1)
-            self.data_preprocessor.register_buffer(name, value, persistent=False)
-        self.data_preprocessor.to_rgb = True
+        mean = described.get("mean") or (0.485, 0.456, 0.406)
+        self.data_preprocessor = Normalization(mean, described.get("std") or (0.229, 0.224, 0.225))
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores, ``(images, classes)``."""
@@ -63,13 +79,13 @@ class TimmModel(nn.Module):
 
 @dataclass(frozen=True)
 class Quantized:
-    """What :func:`quantize_model` makes.
+    """The result of :func:`quantize_model`.
 
     Attributes:
-        model: The quantized model, of the class of the one given.
-        teacher: The float model as the adapters see it.
-        coverage: What is quantized and what is not.
-        images: The samples, as the network gets them.
+        model: The quantized model, of the same class as the float model.
+        teacher: The float model in the form of :func:`as_teacher`.
+        coverage: Which tensors are quantized.
+        images: The samples, as network inputs.
         quantization: The keys of the policy.
     """
 
@@ -84,7 +100,7 @@ class ProgressEvents(Events):
     """Shows progress bars, or calls a function.
 
     Args:
-        progress: True, False, or a function of stage, steps done and steps in all.
+        progress: True for bars, False for no output, or a function of the stage, the steps done and the total steps.
     """
 
     def __init__(self, progress: bool | Callable[[str, int, int], None]) -> None:
@@ -94,13 +110,13 @@ class ProgressEvents(Events):
         self.total = 0
 
     def begin(self, stage: str, total: int) -> None:
-        """A stage of ``total`` steps begins."""
+        """Open the progress bar of a stage of ``total`` steps."""
         self.total = total
         if self.bars:
             self.bars.before_stage(self.run, stage, total)
 
     def step(self, stage: str, step: int, save: Callable[[], None] | None = None, due: bool = False) -> None:
-        """A step is done."""
+        """Advance the bar or call the function."""
         if self.report:
             self.report(stage, step, self.total)
         if self.bars:
@@ -109,7 +125,7 @@ class ProgressEvents(Events):
                 self.bars.after_stage(self.run, stage)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Close a bar that is still open."""
         if self.bars:
             self.bars.after_run(self.run)
 
@@ -121,13 +137,13 @@ class MemoryStore:
         self.images: dict[str, Tensor] = {}
 
     def keep(self, image: Tensor) -> str:
-        """Take an image and give its name."""
+        """Store an image and return its name."""
         name = str(len(self.images))
         self.images[name] = image
         return name
 
     def open(self, name: str) -> Tensor:
-        """The image of a name."""
+        """The image stored under a name."""
         return self.images[name]
 
 
@@ -139,7 +155,18 @@ def quantize_model(
     options: dict[str, Any],
     progress: bool | Callable[[str, int, int], None],
 ) -> Quantized:
-    """Quantize a copy of a model in memory; see :func:`psaq_mm.quantize`.
+    """Quantize a copy of a model in memory.
+
+    Args:
+        model: The float model, which is not changed.
+        bits: See :func:`psaq_mm.quantize`, as for all following arguments.
+        image_size: Height and width of the generated images.
+        seed: Seed of all random numbers.
+        options: Further keys of the recipe.
+        progress: How progress is shown.
+
+    Returns:
+        The quantized model, its coverage and its samples.
 
     Raises:
         UsageError: The model is not supported, or a setting is not valid.
@@ -169,10 +196,18 @@ def quantize_model(
 def run(
     teacher: nn.Module, student: nn.Module, recipe: Any, size: tuple[int, int], seed: int, events: Events
 ) -> Tensor:
-    """Generate, calibrate, distill; the student is changed in place.
+    """Generate images, calibrate the student and distill; the student is changed in place.
+
+    Args:
+        teacher: The float model in the form of :func:`as_teacher`.
+        student: A quantized copy, not calibrated.
+        recipe: The ``dfq`` section.
+        size: Height and width of the images.
+        seed: Seed of all random numbers.
+        events: Receives the progress.
 
     Returns:
-        The samples.
+        The samples, ``(count, channels, H, W)``.
     """
     first, calibration, distill = (
         {key: value for key, value in recipe[stage].items() if key not in STAGE_KEYS}
@@ -202,17 +237,17 @@ def run(
 
 
 def as_teacher(model: nn.Module) -> nn.Module:
-    """A model as the adapters expect it, frozen, in eval mode.
+    """A model in the form that the adapters expect, frozen, in eval mode.
 
     Raises:
-        UsageError: It is neither timm's nor one with a ``backbone``.
+        UsageError: The model is not a timm model and has no ``backbone``.
     """
     if type(model).__module__.startswith("timm."):
         model = TimmModel(model)
     elif not isinstance(getattr(model, "backbone", None), nn.Module):
         raise UsageError(
-            f"{type(model).__name__} has no backbone and is not of timm: give a detector, a segmentor or a classifier "
-            "of OpenMMLab, or a model of timm"
+            f"{type(model).__name__} has no backbone and is not a timm model: give a detector, a segmentor or a "
+            "classifier of OpenMMLab, or a timm model"
         )
     model.eval()
     model.requires_grad_(False)
@@ -221,30 +256,35 @@ def as_teacher(model: nn.Module) -> nn.Module:
 
 
 def recipe_for(model: nn.Module, bits: str | None, options: dict[str, Any]) -> Any:
-    """The recipe of the model's library with the options merged in, at the bit width asked for."""
+    """The default recipe of the model's library, with the options merged in, at the given bit width."""
     library = type(model).__module__.partition(".")[0]
     cfg = Config({"dfq": default_recipe(LIBRARY if library == "timm" else library)})
     cfg.merge_from_dict(options)
     recipe = recipe_of(cfg, parse_bits(bits) if bits else None)
     if recipe.quantization.pop("scope", "backbone") != "backbone":
         raise UsageError("a model in memory is quantized in scope 'backbone': give a config for scope 'model'")
-    if library == "timm":  # patterns of the recipes name OpenMMLab's models
+    if library == "timm":  # the patterns of the default recipe match module names of OpenMMLab
         recipe.quantization.overrides = [{"pattern": "model.patch_embed", "bits": 8}]
     return recipe
 
 
 def quantize_body(student: nn.Module, quantization: dict[str, Any]) -> nn.Module:
-    """Quantize the backbone of a teacher's copy in place; of timm's models all but the layer that gives the classes.
+    """Quantize the backbone of a teacher's copy in place; a timm model is quantized except for its classifier layer.
+
+    Args:
+        student: A copy of the teacher.
+        quantization: The keys of the policy; for timm models, overrides for the classifier layer are added.
 
     Returns:
-        The model of the class that was given to :func:`quantize_model`.
+        The model without the wrapper that :func:`as_teacher` put around it.
     """
     name, part = backbone_of(student)
     student.requires_grad_(True)
     if not isinstance(student, TimmModel):
         quantize_in_place(part, quantization, prefix=name)
         return student
-    found = part.get_classifier() if hasattr(part, "get_classifier") else ()
+    classifier: Callable[[], Any] | None = getattr(part, "get_classifier", None)
+    found = classifier() if classifier is not None else ()
     heads = set(found) if isinstance(found, (tuple, list)) else {found}
     kept = [{"pattern": f"model.{key}", "keep_fp": True} for key, module in part.named_modules() if module in heads]
     quantization["overrides"] = [*kept, *quantization.get("overrides", ())]
@@ -253,7 +293,7 @@ def quantize_body(student: nn.Module, quantization: dict[str, Any]) -> nn.Module
 
 
 def save_model(model: nn.Module, quantization: dict[str, Any], folder: Path) -> None:
-    """Write ``quantized.pth``: the weights, and what :func:`load_model` needs to rebuild the model."""
+    """Write ``quantized.pth``: the weights, the policy and the architecture, as :func:`load_model` reads them."""
     meta: dict[str, Any] = {"psaq_mm": {**quantization, "scope": "backbone"}}
     described = getattr(model, "pretrained_cfg", None) or {}
     if type(model).__module__.startswith("timm.") and described.get("architecture"):
@@ -266,14 +306,17 @@ def save_model(model: nn.Module, quantization: dict[str, Any], folder: Path) -> 
 
 
 def load_model(folder: Path, model: nn.Module | None = None) -> nn.Module:
-    """Rebuild a model that :func:`save_model` wrote.
+    """Load a model that :func:`save_model` wrote.
 
     Args:
-        folder: Of ``quantized.pth``.
-        model: A float model of the same architecture; None where timm makes it by name.
+        folder: The folder of ``quantized.pth``.
+        model: A float model of the same architecture; None if timm can create it by name.
+
+    Returns:
+        The quantized model in eval mode.
 
     Raises:
-        UsageError: The architecture is not known.
+        UsageError: No model is given, and the file names none of timm.
         PSAQError: The file cannot be read, or the weights do not fit.
     """
     path = folder / "quantized.pth"

@@ -1,7 +1,7 @@
-"""Child registries of mmengine's, so that ``type='psaq_mm.X'`` builds from any OpenMMLab config.
+"""Child registries of mmengine's registries: ``type='psaq_mm.X'`` works in any OpenMMLab config.
 
-Each names its ``locations``, which mmengine imports at the first look-up: ``custom_imports=['psaq_mm']`` in a
-config is all that a host library needs.
+mmengine imports the ``locations`` of a registry at the first look-up, so a config only needs
+``custom_imports=['psaq_mm']``.
 """
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS

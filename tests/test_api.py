@@ -149,7 +149,7 @@ def test_with_a_test_set_there_are_metrics(recipe):
     ("call", "message"),
     [
         pytest.param(lambda: psaq_mm.quantize("no_such_recipe"), "there is no config no_such_recipe", id="name"),
-        pytest.param(lambda: psaq_mm.quantize(nn.Linear(2, 2)), "no backbone and is not of timm", id="model"),
+        pytest.param(lambda: psaq_mm.quantize(nn.Linear(2, 2)), "no backbone and is not a timm model", id="model"),
         pytest.param(lambda: psaq_mm.quantize(small_vit(), "a.pth"), "checkpoint is for configs", id="checkpoint"),
         pytest.param(lambda: psaq_mm.quantize(small_vit(), bits="8"), "bits '8' cannot be read", id="bits"),
         pytest.param(lambda: psaq_mm.quantize(small_vit(), image_size=50), "images of 50x50 do not fit", id="size"),

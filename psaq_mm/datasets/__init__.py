@@ -1,4 +1,4 @@
-"""The built-in demo scenes and objects, as data sets of mmdet, mmseg and mmpretrain that are drawn on first use."""
+"""The demo data sets for mmdet, mmseg and mmpretrain, whose images are drawn on first use."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 from ..registry import DATASETS
 from .scenes import CLASSES, Scene, draw_object, draw_scene
 
-# Each derives from a class of another library, which is imported when its data set is asked for and not before: it
-# takes seconds, or isn't installed.
+# Each module imports a host library, which takes seconds or is not installed, so modules are imported on first use.
 MODULES = {"DemoScenes": "demo", "DemoSegments": "segments", "DemoObjects": "objects"}
 __all__ = ["CLASSES", "DemoObjects", "DemoScenes", "DemoSegments", "Scene", "draw_object", "draw_scene"]
 

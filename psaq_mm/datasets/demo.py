@@ -17,6 +17,12 @@ from .scenes import CLASSES, draw_scene
 def draw_scenes(folder: Path, seed: tuple[int, int], images: int, size: int) -> dict[str, Any]:
     """Draw scenes into a folder.
 
+    Args:
+        folder: An empty folder.
+        seed: Seed of the data set and number of the split.
+        images: Number of scenes.
+        size: Height and width in pixels.
+
     Returns:
         Their annotations in COCO format.
     """
@@ -45,25 +51,25 @@ def draw_scenes(folder: Path, seed: tuple[int, int], images: int, size: int) -> 
 
 
 class DemoScenes(CocoDataset):
-    """Procedurally drawn scenes with instance masks, made on first use.
+    """Procedurally drawn scenes with instance masks; they are drawn on first use.
 
     Args:
-        data_root: Where the drawn images and annotations are kept.
+        data_root: Folder for the drawn images and annotations.
         split: ``'train'`` or ``'val'``; the two never share a scene.
-        images: How many scenes.
-        seed: What the scenes follow from.
+        images: Number of scenes.
+        seed: Seed of the scenes.
         size: Height and width in pixels.
-        **kwargs: As of ``mmdet.datasets.CocoDataset``.
+        **kwargs: Arguments of ``mmdet.datasets.CocoDataset``.
 
     Raises:
-        ValueError: If ``split`` is neither of the two.
-        UsageError: If another data set lies there.
+        ValueError: ``split`` is neither of the two.
+        UsageError: ``data_root`` contains another data set.
     """
 
     METAINFO = {"classes": CLASSES, "palette": None}
 
     def __init__(
-        self, *, data_root: str, split: str = "val", images: int = 200, seed: int = 0, size: int = 128, **kwargs
+        self, *, data_root: str, split: str = "val", images: int = 200, seed: int = 0, size: int = 128, **kwargs: Any
     ) -> None:
         Drawing("DemoScenes", draw_scenes, "images", Path(data_root), split, images, seed, size).ensure()
         super().__init__(data_root=data_root, ann_file=f"{split}.json", data_prefix={"img": f"{split}/"}, **kwargs)

@@ -1,4 +1,4 @@
-"""Pictures that are drawn on first use: whole or not at all, and never over somebody else's."""
+"""Data sets that are drawn on first use, completely or not at all, and that never replace other files."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ Draw = Callable[[Path, tuple[int, int], int, int], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Drawing:
-    """One split of a drawn data set: ``folder/split`` with the pictures, ``folder/split.json`` with what they show.
+    """One split of a drawn data set: pictures in ``folder/split`` and annotations in ``folder/split.json``.
 
     Args:
-        maker: The data set, for messages.
-        draw: Draws into an empty folder, given the seed of the split (seed and number), how many and the size; returns
-            the records of the annotation file.
-        counted: The key of the records that has one entry a picture.
-        folder: Where both lie.
+        maker: Name of the data set, for messages.
+        draw: Draws into an empty folder and returns the records of the annotation file; its arguments are the folder,
+            the seed of the split (seed and number), the number of pictures and their size.
+        counted: The key of the records that has one entry for each picture.
+        folder: The folder of the data set.
         split: ``'train'`` or ``'val'``; the two never share a picture.
-        images: How many pictures.
-        seed: What they follow from.
+        images: Number of pictures.
+        seed: Seed of the pictures.
         size: Height and width in pixels.
-        labels: What tells the annotation file from that of another drawn data set, if it needs to be told.
+        labels: Kind of the annotations, which distinguishes the file from those of other drawn data sets; None for
+            none.
 
     Raises:
-        ValueError: If ``split`` is neither of the two.
+        ValueError: ``split`` is neither of the two.
     """
 
     maker: str
@@ -56,24 +57,24 @@ class Drawing:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the pictures follow from, as the annotation file records it."""
+        """The settings that determine the pictures, as stored in the annotation file."""
         return {"seed": self.seed, "size": self.size} | ({"labels": self.labels} if self.labels else {})
 
     def ensure(self) -> None:
-        """Draw what is not there yet; other processes wait for the main one.
+        """Draw the split in the main process unless it exists; other processes wait.
 
         Raises:
-            UsageError: If another data set lies there.
+            UsageError: The folder contains another data set.
         """
         if is_main_process() and not self.made():
             self.write()
         barrier()
 
     def made(self) -> bool:
-        """Whether the very pictures are there.
+        """Whether the split exists with these settings.
 
         Raises:
-            UsageError: If another data set lies there.
+            UsageError: The folder contains another data set.
         """
         annotations, pictures = self.folder / f"{self.split}.json", self.folder / self.split
         if not annotations.exists():
@@ -96,8 +97,8 @@ class Drawing:
     def write(self) -> None:
         """Draw the split.
 
-        Drawn beside its place and renamed when it is whole, pictures last, so that an interrupted run leaves nothing
-        that a later one would take for complete, nor pictures that could be somebody else's.
+        It is drawn to temporary files, which are renamed when they are complete, pictures last. So an interrupted run
+        leaves neither an incomplete split nor pictures without annotations, which could belong to a user.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{self.split}-", dir=self.folder))

@@ -1,4 +1,4 @@
-"""Pictures of one object and its class, as mmpretrain reads them."""
+"""Pictures of one object, as a data set of mmpretrain."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ from .scenes import CLASSES, draw_object
 def draw_objects(folder: Path, seed: tuple[int, int], images: int, size: int) -> dict[str, Any]:
     """Draw pictures of one object into a folder.
 
+    Args:
+        folder: An empty folder.
+        seed: Seed of the data set and number of the split.
+        images: Number of pictures.
+        size: Height and width in pixels.
+
     Returns:
         Their classes in OpenMMLab's format.
     """
@@ -28,25 +34,25 @@ def draw_objects(folder: Path, seed: tuple[int, int], images: int, size: int) ->
 
 
 class DemoObjects(BaseDataset):
-    """Procedurally drawn pictures of one object each, made on first use.
+    """Procedurally drawn pictures of one object each; they are drawn on first use.
 
     Args:
-        data_root: Where the drawn images and classes are kept.
+        data_root: Folder for the drawn images and their classes.
         split: ``'train'`` or ``'val'``; the two never share a picture.
-        images: How many pictures.
-        seed: What the pictures follow from.
+        images: Number of pictures.
+        seed: Seed of the pictures.
         size: Height and width in pixels.
-        **kwargs: As of ``mmpretrain.datasets.BaseDataset``.
+        **kwargs: Arguments of ``mmpretrain.datasets.BaseDataset``.
 
     Raises:
-        ValueError: If ``split`` is neither of the two.
-        UsageError: If another data set lies there.
+        ValueError: ``split`` is neither of the two.
+        UsageError: ``data_root`` contains another data set.
     """
 
     METAINFO = {"classes": CLASSES}
 
     def __init__(
-        self, *, data_root: str, split: str = "val", images: int = 500, seed: int = 0, size: int = 64, **kwargs
+        self, *, data_root: str, split: str = "val", images: int = 500, seed: int = 0, size: int = 64, **kwargs: Any
     ) -> None:
         folder = Path(data_root)
         Drawing("DemoObjects", draw_objects, "data_list", folder, split, images, seed, size, "classes").ensure()

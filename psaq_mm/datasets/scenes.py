@@ -1,8 +1,8 @@
 """Procedurally drawn scenes with instance masks, and pictures of one object.
 
 A scene is a textured background with unlabelled clutter, on which between 3 and 9 textured objects of
-:data:`CLASSES` lie in random order, so that later ones hide parts of earlier ones. Everything follows from
-one integer seed.
+:data:`CLASSES` are drawn in random order, so that later ones hide parts of earlier ones. The seed determines the
+scene completely.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ HUE_SPREAD = 0.07
 SUPERSAMPLE = 3
 MIN_RADIUS, MAX_RADIUS = 5.0, 36.0
 MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE = 24, 0.3
-# An object alone: its radius and distance from the middle, in parts of the picture, and how much its colour varies.
+# Single objects: radius and distance from the centre as shares of the picture's size, and spread of the hue.
 OBJECT_RADII, OBJECT_SHIFT, OBJECT_HUE_SPREAD = (0.22, 0.42), 0.12, 0.055
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and what is in it.
+    """A picture and its annotations.
 
     Attributes:
         image: ``(H, W, 3)`` uint8, RGB.
         masks: ``(n, H, W)`` bool, the visible part of each object.
         labels: ``(n,)`` indices into :data:`CLASSES`.
-        unlabelled: ``(H, W)`` bool, what can be seen of objects that are left out of ``masks``.
+        unlabelled: ``(H, W)`` bool, visible pixels of objects that are not in ``masks``.
     """
 
     image: np.ndarray
@@ -41,13 +41,14 @@ class Scene:
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     ticks = np.arange(size, dtype=np.float32)
-    return np.meshgrid(ticks, ticks, indexing="ij")
+    rows, columns = np.meshgrid(ticks, ticks, indexing="ij")
+    return rows, columns
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
     """Noise of a given coarseness in [-1, 1], ``(size, size)``: random values on a grid, interpolated."""
     coarse = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32), mode="F")
-    return np.asarray(coarse.resize((size, size), Image.BICUBIC))
+    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _texture(rng: np.random.Generator, size: int, contrast: float, hue: float | None = None) -> np.ndarray:
@@ -110,7 +111,7 @@ def _shape_mask(name: str, rng: np.random.Generator, size: int, centre: np.ndarr
         ellipse(centre, radius, 255)
         if name == "ring":
             ellipse(centre, radius * rng.uniform(0.45, 0.6), 0)
-    small = big.resize((size, size), Image.BOX)
+    small = big.resize((size, size), Image.Resampling.BOX)
     return np.asarray(small) > 127
 
 
@@ -132,7 +133,7 @@ def _clutter(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
 
 def _painted(rng: np.random.Generator, picture: np.ndarray, mask: np.ndarray, label: int, spread: float) -> np.ndarray:
     """The picture with a textured object on it."""
-    # A class has a usual colour, which overlaps its neighbours': neither colour nor outline alone will do.
+    # The hues of neighbouring classes overlap, so that a model needs both colour and outline.
     hue = label / len(CLASSES) + rng.normal(0, spread)
     return np.where(mask[..., None], _texture(rng, picture.shape[0], contrast=0.2, hue=hue), picture)
 
@@ -147,12 +148,11 @@ def draw_scene(seed: int | tuple[int, ...], size: int = 128) -> Scene:
     """Draw one scene.
 
     Args:
-        seed: What everything follows from; the same seed gives the same scene to the bit.
+        seed: Seed of the scene; equal seeds give equal bits.
         size: Height and width in pixels.
 
     Returns:
-        The scene. Objects of which fewer than 24 pixels or less than 30 % stay visible are left out of the
-        ground truth, as an annotator would leave them out.
+        The scene. Objects of which fewer than 24 pixels or less than 30 % are visible are not annotated.
     """
     rng = np.random.default_rng(seed)
     picture = _clutter(rng, _texture(rng, size, contrast=0.3))
@@ -185,10 +185,10 @@ def draw_scene(seed: int | tuple[int, ...], size: int = 128) -> Scene:
 
 
 def draw_object(seed: int | tuple[int, ...], size: int = 64) -> tuple[np.ndarray, int]:
-    """Draw one object, near the middle of a background as of a scene.
+    """Draw one object near the centre of a background like that of a scene.
 
     Args:
-        seed: What everything follows from; the same seed gives the same picture to the bit.
+        seed: Seed of the picture; equal seeds give equal bits.
         size: Height and width in pixels.
 
     Returns:

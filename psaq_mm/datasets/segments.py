@@ -1,4 +1,4 @@
-"""The demo scenes with semantic maps, as mmseg reads them."""
+"""The demo scenes with semantic maps, as a data set of mmseg."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IGNORED = 255
 def semantic_map(scene: Scene) -> np.ndarray:
     """The class of every pixel, ``(H, W)`` uint8: 0 for background, classes from 1.
 
-    What is left of objects that are too hidden to be annotated is neither, and ignored in training and evaluation.
+    Visible pixels of objects that are too hidden to be annotated are 255, which training and evaluation ignore.
     """
     labels = np.where(scene.unlabelled, IGNORED, 0).astype(np.uint8)
     for mask, label in zip(scene.masks, scene.labels, strict=True):
@@ -28,6 +28,12 @@ def semantic_map(scene: Scene) -> np.ndarray:
 
 def draw_segments(folder: Path, seed: tuple[int, int], images: int, size: int) -> dict[str, Any]:
     """Draw scenes into ``folder/images`` and their maps into ``folder/maps``.
+
+    Args:
+        folder: An empty folder.
+        seed: Seed of the data set and number of the split.
+        images: Number of scenes.
+        size: Height and width in pixels.
 
     Returns:
         The names of the pictures.
@@ -43,19 +49,19 @@ def draw_segments(folder: Path, seed: tuple[int, int], images: int, size: int) -
 
 
 class DemoSegments(BaseSegDataset):
-    """The scenes of :class:`psaq_mm.datasets.DemoScenes` with a class for every pixel, made on first use.
+    """The scenes of :class:`psaq_mm.datasets.DemoScenes` with a class for each pixel; they are drawn on first use.
 
     Args:
-        data_root: Where the drawn images and maps are kept.
+        data_root: Folder for the drawn images and maps.
         split: ``'train'`` or ``'val'``; the two never share a scene.
-        images: How many scenes.
-        seed: What the scenes follow from.
+        images: Number of scenes.
+        seed: Seed of the scenes.
         size: Height and width in pixels.
-        **kwargs: As of ``mmseg.datasets.BaseSegDataset``.
+        **kwargs: Arguments of ``mmseg.datasets.BaseSegDataset``.
 
     Raises:
-        ValueError: If ``split`` is neither of the two.
-        UsageError: If another data set lies there.
+        ValueError: ``split`` is neither of the two.
+        UsageError: ``data_root`` contains another data set.
     """
 
     METAINFO = {
@@ -64,7 +70,7 @@ class DemoSegments(BaseSegDataset):
     }
 
     def __init__(
-        self, *, data_root: str, split: str = "val", images: int = 200, seed: int = 0, size: int = 128, **kwargs
+        self, *, data_root: str, split: str = "val", images: int = 200, seed: int = 0, size: int = 128, **kwargs: Any
     ) -> None:
         Drawing("DemoSegments", draw_segments, "images", Path(data_root), split, images, seed, size, "maps").ensure()
         prefix = {"img_path": f"{split}/images", "seg_map_path": f"{split}/maps"}

@@ -1,7 +1,7 @@
-"""From a quantized model to a file that integer engines run, and such a file in the place of a backbone.
+"""Export of quantized models for integer engines, and exported files as backbones.
 
-``modules`` stores the integers, ``onnx_file``, ``int4`` and ``compact`` write them, ``engines`` runs the file,
-``operators`` reads their profiles, ``runtime`` is the backbone.
+``layers`` holds layers with stored integers; ``onnx_file``, ``int4`` and ``compact`` write them as ONNX; ``engines``
+runs a file; ``operators`` summarises the profile of an engine; ``runtime`` is the backbone.
 """
 
 from ..errors import ExportError

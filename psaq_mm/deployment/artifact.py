@@ -1,4 +1,4 @@
-"""From an artifact (``quantized.py`` and ``quantized.pth``) to a file for an engine, with a config that runs it."""
+"""Export of an artifact (``quantized.py`` and ``quantized.pth``) for an engine, with a config that runs the file."""
 
 from __future__ import annotations
 
@@ -28,22 +28,29 @@ from . import DEFAULT_OPSET, ExportError, ExportWrapper, quantized_onnx, save_on
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
 RUNS_ON = {"onnx": "onnxruntime", "openvino": "openvino"}
-# Where the written config names the exported file; no config holds this text by itself.
+# Placeholder for the path of the exported file in the written config.
 PLACE = "<exported file>"
 PARTS = {"backbone": ("backbone",), "backbone+neck": ("backbone", "neck")}
 
 
 class Artifact:
-    """A quantized model as ``tools/dfq.py`` left it, opened.
+    """A quantized model that ``tools/dfq.py`` wrote.
 
     Args:
-        cfg: ``quantized.py``.
-        checkpoint: ``quantized.pth``.
+        cfg: The config ``quantized.py``.
+        checkpoint: Path of ``quantized.pth``.
+
+    Attributes:
+        cfg: A copy of the config, without ``load_from``.
+        quantization: The keys of the policy.
+        meta: The checkpoint's ``meta``.
+        state: The state dict.
+        model: The model in eval mode.
 
     Raises:
-        UsageError: The config names no quantized model.
-        PSAQError: The checkpoint is missing, belongs to another config or is a float one.
-        QuantizationError: It is not calibrated.
+        UsageError: The config has no quantized model.
+        PSAQError: The checkpoint is missing, belongs to another config or holds a float model.
+        QuantizationError: The model is not calibrated.
     """
 
     def __init__(self, cfg: Config, checkpoint: str | Path) -> None:
@@ -52,7 +59,7 @@ class Artifact:
         if "quantization" not in owner:
             raise UsageError(f"{cfg.filename} names no quantized model: give the quantized.py that tools/dfq.py left")
         self.cfg, self.quantization = copy.deepcopy(cfg), owner["quantization"].to_dict()
-        self.cfg.load_from = None  # a path of this machine; the config travels with what is exported
+        self.cfg.load_from = None  # a path of this machine, but the config is copied to others with the exported file
         loaded = read_checkpoint(checkpoint, hint="give the quantized.pth that tools/dfq.py left beside the config")
         self.meta, self.state = loaded["meta"], loaded["state_dict"]
         model = copy.deepcopy(cfg.model)
@@ -65,14 +72,14 @@ class Artifact:
         check_calibrated(self.model)
 
     def part(self, names: Sequence[str]) -> ExportWrapper:
-        """The parts of the model that are exported, in turn.
+        """The parts of the model with these names, chained for the export.
 
         Raises:
             UsageError: The model has no such part.
         """
         parts = []
         for name in names:
-            # timm's classifier has one part, which is all of it
+            # backbone_of, because the wrapper of timm's classifiers names it otherwise
             part = backbone_of(self.model)[1] if name == "backbone" else getattr(self.model, name, None)
             if part is None:
                 raise UsageError(f"{type(self.model).__name__} has no {name}: export its backbone alone")
@@ -80,7 +87,7 @@ class Artifact:
         return ExportWrapper(*parts)
 
     def metadata(self) -> dict[str, str]:
-        """What the exported file says of its origin: config, quantization, versions and coverage."""
+        """Metadata of the exported file: config, quantization, versions and coverage."""
         policy, _ = policy_of(self.quantization)
         report = coverage(self.model, policy)
         return {
@@ -101,25 +108,25 @@ def export(
     opset: int = DEFAULT_OPSET,
     weights: str = "int8",
 ) -> list[Path]:
-    """Write the file for an engine, and a config and a checkpoint with which the host's tools run it.
+    """Write a file for an engine, and a config and a checkpoint with which the host's tools run it.
 
     Args:
-        artifact: What to export.
+        artifact: The quantized model.
         target: ``NAME.onnx`` or ``NAME.xml``.
         kind: ``'onnx'`` or ``'openvino'``.
-        size: Height and width of its images.
-        batch: Images in a batch.
+        size: Height and width of the input images.
+        batch: Batch size.
         part: A key of :data:`PARTS`.
-        opset: Of ONNX.
-        weights: How weights of 4 bits are stored, see :func:`psaq_mm.deployment.quantized_onnx`.
+        opset: ONNX opset.
+        weights: Storage type of 4-bit weights, see :func:`psaq_mm.deployment.quantized_onnx`.
 
     Returns:
-        What was written: the file, an ``.xml``'s ``.bin``, and last, where the model has a backbone, ``NAME.py`` and
-        ``NAME.pth``.
+        The written files: ``target``, the ``.bin`` beside an ``.xml``, and last, if the model has a backbone,
+        ``NAME.py`` and ``NAME.pth``.
 
     Raises:
-        UsageError: The target's suffix is another format's, or the size does not suit the backbone.
-        ExportError: See :func:`psaq_mm.deployment.onnx_model`, or OpenVINO is not installed.
+        UsageError: The suffix of the target does not fit ``kind``, or the size does not fit the backbone.
+        ExportError: OpenVINO is not installed, or an error of :func:`psaq_mm.deployment.onnx_model`.
     """
     name, backbone = backbone_of(artifact.model)
     check_target(target, kind)
@@ -141,10 +148,10 @@ def export(
 
 
 def check_target(target: Path, kind: str) -> None:
-    """Make sure that a file of a format can be written.
+    """Check that a file of a format can be written.
 
     Raises:
-        UsageError: The target's suffix is another format's.
+        UsageError: The suffix of the target does not fit ``kind``.
         ExportError: OpenVINO is not installed.
     """
     suffix = FORMATS[kind]
@@ -155,17 +162,21 @@ def check_target(target: Path, kind: str) -> None:
 
 
 def export_part(part: ExportWrapper, target: Path, kind: str, size: tuple[int, int], **options: Any) -> list[Path]:
-    """Write a quantized module as the file of an engine.
+    """Write a quantized module as a file for an engine.
 
     Args:
-        part: Calibrated.
+        part: A calibrated module.
         target: ``NAME.onnx`` or ``NAME.xml``.
         kind: ``'onnx'`` or ``'openvino'``.
-        size: Height and width of its images.
-        **options: Of :func:`psaq_mm.deployment.quantized_onnx`.
+        size: Height and width of the input images.
+        **options: Arguments of :func:`psaq_mm.deployment.quantized_onnx`.
 
     Returns:
-        What was written.
+        The written files.
+
+    Raises:
+        UsageError: The suffix of the target does not fit ``kind``.
+        ExportError: OpenVINO is not installed, or an error of :func:`psaq_mm.deployment.onnx_model`.
     """
     check_target(target, kind)
     proto = quantized_onnx(part, size, **options)
@@ -177,30 +188,30 @@ def export_part(part: ExportWrapper, target: Path, kind: str, size: tuple[int, i
 
 
 def save_openvino(proto: Any, target: Path) -> None:
-    """Convert an ONNX model and write the IR: ``NAME.xml`` and ``NAME.bin``, the former last."""
+    """Convert an ONNX model to OpenVINO's IR and write first ``NAME.bin``, then ``NAME.xml``."""
     import openvino
 
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}.") as folder:
         onnx, xml = Path(folder, "model.onnx"), Path(folder, "model.xml")
         save_onnx(proto, onnx)
-        # Read as the engine itself reads ONNX: what convert_model makes is a fifth larger and a tenth slower.
-        # In float16 it would be another model than was calibrated.
+        # read_model, because the result of convert_model is a fifth larger and a tenth slower; no float16, because
+        # it would change the outputs.
         openvino.save_model(openvino.Core().read_model(str(onnx)), str(xml), compress_to_fp16=False)
         for path, final in ((xml.with_suffix(".bin"), target.with_suffix(".bin")), (xml, target)):
             os.replace(path, final)
 
 
 def beside_the_config(name: str) -> str:
-    """A file in the config's own folder, as an expression of a config's text.
+    """A Python expression, for the text of a config, for the path of a file in the config's folder.
 
-    mmengine puts the folder into the text before it is parsed, so that the files can be moved together. In three
-    quotes, since folders may have one in their names (``O'Brien``); mmengine turns backslashes into slashes.
+    mmengine replaces ``fileDirname`` by the folder before it parses the text, so the files can be moved together.
+    Triple quotes allow folders with a quote in their names (``O'Brien``); mmengine turns backslashes into slashes.
     """
     return "r'''{{ fileDirname }}''' + " + repr("/" + name)
 
 
 def quantization_without(artifact: Artifact, parts: Sequence[str]) -> dict[str, Any]:
-    """A quantized model's options for what is left of it: overrides of the exported parts alone would match nothing."""
+    """The quantization of the parts that are not exported, without overrides that would match no module of these."""
     left = [name for name, _ in artifact.model.named_modules() if name and name.partition(".")[0] not in parts]
     overrides = artifact.quantization.get("overrides") or ()
     kept = [one for one in overrides if any(fnmatchcase(name, one["pattern"]) for name in left)]
@@ -208,12 +219,22 @@ def quantization_without(artifact: Artifact, parts: Sequence[str]) -> dict[str, 
 
 
 def save_deployment(artifact: Artifact, target: Path, kind: str, parts: Sequence[str]) -> tuple[Path, Path]:
-    """Write ``NAME.py`` and ``NAME.pth`` beside the file: the model with a RuntimeBackbone, and the rest's weights."""
+    """Write a config with a RuntimeBackbone, and a checkpoint with the weights of all other parts.
+
+    Args:
+        artifact: The quantized model.
+        target: The exported file.
+        kind: A key of :data:`FORMATS`.
+        parts: Names of the exported parts.
+
+    Returns:
+        The config ``NAME.py`` and the checkpoint ``NAME.pth`` beside the file.
+    """
     plain = copy.deepcopy(artifact.cfg.to_dict())
     plain["model"]["backbone"] = {"type": "psaq_mm.RuntimeBackbone", "file": PLACE, "engine": RUNS_ON[kind]}
     if "neck" in parts:
         plain["model"]["neck"] = None
-    if "quantization" in plain["model"]:  # scope model: what is left is still quantized in torch
+    if "quantization" in plain["model"]:  # scope model: the other parts stay quantized in torch
         plain["model"]["quantization"] = quantization_without(artifact, parts)
     config, checkpoint = target.with_suffix(".py"), target.with_suffix(".pth")
     text = Config(plain).pretty_text.replace(repr(PLACE), beside_the_config(target.name))

@@ -1,25 +1,24 @@
-"""Exported files without what no engine needs: the exporter's notes, and floats that a byte holds."""
+"""Smaller ONNX files: no debug metadata of the exporter, and integer-valued float constants as INT8."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Below this a node more costs what the constant saves.
+# For fewer elements the additional Cast node outweighs the saving.
 SMALLEST = 1024
 
 
 def compact(proto: Any) -> None:
-    """Make a model's file smaller without changing what it computes, in place.
+    """Make a model's file smaller in place, with equal outputs.
 
-    - torch's exporter notes on every node and value where it comes from, down to lines of source and folders of the
-      machine that exported it. That goes.
-    - Constants of float32 that are whole numbers from -128 to 127, as the masks of shifted windows (0 and -100), are
-      stored as INT8 and cast, once, when an engine loads the file.
+    - Metadata of nodes and values are removed: torch's exporter stores source lines and folders of the machine there.
+    - float32 constants with integer values from -128 to 127, such as the masks of shifted windows (0 and -100), are
+      stored as INT8; engines cast them to float once, when they load the file.
 
     Example: the mask of Swin's first stage at 640x640, 529 windows of 49 x 49, takes 1.2 MiB instead of 4.8.
 
     Args:
-        proto: An ``onnx.ModelProto``; metadata of the model itself stay.
+        proto: An ``onnx.ModelProto``; the metadata of the model itself are kept.
     """
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper

@@ -1,4 +1,4 @@
-"""The engines that run an exported file, behind one small interface."""
+"""A common interface to the engines that run exported files."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ ENGINES = ("onnxruntime", "openvino")
 
 
 class Session(Protocol):
-    """A file that an engine has loaded.
+    """An exported file loaded into an engine.
 
     Attributes:
-        shape: Of its images: batch, 3, height, width.
-        maps: Heights and widths of its outputs; None for an output that is no map.
+        shape: Shape of its input: batch, channels, height, width.
+        maps: Height and width of each output; None for an output that is not a feature map.
     """
 
     shape: tuple[int, int, int, int]
     maps: list[tuple[int, int] | None]
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
-        """The outputs for a batch of float32 images of exactly :attr:`shape`."""
+        """The outputs for float32 images of exactly the shape :attr:`shape`."""
 
     def profile(self, images: np.ndarray, rounds: int) -> dict[str, float]:
-        """Seconds of a pass by the engine's own type of operator, mean over rounds; opened with ``profile`` only."""
+        """Seconds of a forward pass by operator type, mean over ``rounds``; the session needs ``profile=True``."""
 
 
 class OnnxRuntimeSession:
@@ -40,8 +40,8 @@ class OnnxRuntimeSession:
 
     Args:
         file: An ONNX file.
-        threads: Threads of an operator; None lets the engine choose.
-        profile: Whether every operator is timed.
+        threads: Threads per operator; None for the engine's default.
+        profile: Whether to measure the time of each operator.
     """
 
     def __init__(self, file: Path, threads: int | None = None, profile: bool = False) -> None:
@@ -49,7 +49,7 @@ class OnnxRuntimeSession:
 
         options = onnxruntime.SessionOptions()
         if profile:
-            self.folder = tempfile.TemporaryDirectory()  # the engine writes a file
+            self.folder = tempfile.TemporaryDirectory()  # the engine writes its profile to a file
             options.enable_profiling, options.profile_file_prefix = True, str(Path(self.folder.name, "profile"))
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
@@ -63,7 +63,7 @@ class OnnxRuntimeSession:
         return list(self.session.run(None, {self.input.name: images}))
 
     def profile(self, images: np.ndarray, rounds: int) -> dict[str, float]:
-        """See :class:`Session`; once only."""
+        """See :class:`Session`; works only once for each session."""
         for _ in range(rounds + 1):
             self.run(images)
         events = json.loads(Path(self.session.end_profiling()).read_text())
@@ -80,14 +80,14 @@ class OpenVINOSession:
 
     Args:
         file: An ONNX file or an IR (``.xml``).
-        threads: Threads; None lets the engine choose.
-        profile: Whether every operator is timed.
+        threads: Number of threads; None for the engine's default.
+        profile: Whether to measure the time of each operator.
     """
 
     def __init__(self, file: Path, threads: int | None = None, profile: bool = False) -> None:
         import openvino
 
-        # On newer CPUs it would compute the float parts in bfloat16, another model than was calibrated.
+        # The default is bfloat16 on newer CPUs, which would change the outputs.
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         options["PERF_COUNT"] = profile
         if threads:
@@ -118,12 +118,12 @@ def open_session(engine: str, file: Path, threads: int | None = None, profile: b
 
     Args:
         engine: One of :data:`ENGINES`.
-        file: What it reads.
-        threads: Threads; None lets the engine choose.
-        profile: Whether every operator is timed.
+        file: The exported file.
+        threads: Number of threads; None for the engine's default.
+        profile: Whether to measure the time of each operator.
 
     Raises:
-        ExportError: The engine is unknown or not installed, or the file is missing or none that it reads.
+        ExportError: The engine is unknown or not installed, or the file is missing or cannot be read.
     """
     if engine not in ENGINES:
         raise ExportError(f"engine {engine!r} is unknown: use one of {', '.join(ENGINES)}")
@@ -136,19 +136,23 @@ def open_session(engine: str, file: Path, threads: int | None = None, profile: b
         return kind(file, threads, profile)
     except ExportError:
         raise
-    except Exception as error:  # each engine has exceptions of its own, some of them bare RuntimeErrors
+    except Exception as error:  # the engines raise exceptions of their own and plain RuntimeErrors
         raise ExportError(
             f"{engine} cannot read {file} ({str(error).strip().splitlines()[0]}): export it anew"
         ) from None
 
 
 def fixed(shape: Sequence[Any], file: Path) -> tuple[int, int, int, int]:
-    """The shape of the images, which must be known."""
+    """The shape of the input.
+
+    Raises:
+        ExportError: It is not fixed.
+    """
     if len(shape) != 4 or not all(isinstance(length, int) for length in shape):
         raise ExportError(f"{file} has no fixed image size ({list(shape)}): make it with tools/export.py")
     return shape[0], shape[1], shape[2], shape[3]
 
 
 def sides(shape: Sequence[Any]) -> tuple[int, int] | None:
-    """Height and width of a map ``(batch, channels, height, width)``; None for another output."""
+    """Height and width of a feature map ``(batch, channels, height, width)``; None for other shapes."""
     return (int(shape[2]), int(shape[3])) if len(shape) == 4 else None

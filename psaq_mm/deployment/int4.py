@@ -1,4 +1,4 @@
-"""Weights of four bits or fewer stored as INT4: half the file; engines of today then multiply them in float."""
+"""INT4 storage of weights with at most 4 bits: half the size, but current engines multiply such weights in float."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 from ..errors import ExportError
 
-# DequantizeLinear knows 4-bit integers since.
+# The first opset whose DequantizeLinear supports 4-bit integers.
 FIRST_OPSET = 21
 LOWEST, HIGHEST = -8, 7
 
 
 def pack_int4(proto: Any) -> None:
-    """Store every weight whose integers fit into 4 bits as INT4, in place.
+    """Store each weight whose integers fit into 4 bits as INT4, in place.
 
     Args:
         proto: An ``onnx.ModelProto`` of opset 21 or newer; its weights are INT8 initializers of DequantizeLinear nodes.
@@ -35,12 +35,12 @@ def pack_int4(proto: Any) -> None:
                 weight.CopyFrom(numpy_helper.from_array(integers.astype(ml_dtypes.int4), weight.name))
                 packed.add(weight.name)
         if weight.name in packed:
-            # It is zero, which is what is meant where there is none; INT8 would not fit, and others may share it.
+            # Remove the zero point, whose type would have to be INT4 too: it is 0, which is the default.
             zero_points.update(node.input[2:])
             del node.input[2:]
     if not packed:
         raise ExportError("no weight fits into 4 bits: INT4 is for models quantized at 4 bits or fewer, use int8")
     used = {name for node in proto.graph.node for name in node.input}
-    for kind, gone in ((proto.graph.initializer, zero_points - used), (proto.graph.value_info, packed)):
-        for one in [one for one in kind if one.name in gone]:
+    for kind, unused in ((proto.graph.initializer, zero_points - used), (proto.graph.value_info, packed)):
+        for one in [one for one in kind if one.name in unused]:
             kind.remove(one)

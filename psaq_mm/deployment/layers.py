@@ -1,10 +1,9 @@
-"""Quantized layers as integer engines see them: stored integers, and a pair of QuantizeLinear and DequantizeLinear
-before every product.
+"""Layers with stored integers, and a pair of QuantizeLinear and DequantizeLinear before each product.
 
-The quantized model simulates: it keeps float weights and rounds them at each forward. Here the weights *are* integers,
-and an activation's quantizer is the two operators of ONNX with the very scale and zero point that were calibrated. In
-torch the modules compute what an engine computes, division by the scale included; while ``torch.onnx.export`` looks at
-them they write the operators.
+The quantized model simulates integers: it keeps float weights and rounds them in each forward pass. Here the weights
+*are* integers, and an activation's quantizer is a pair of ONNX operators with the calibrated scale and zero point. In
+torch the modules compute what an engine computes, including the division by the scale; in ``torch.onnx.export`` they
+emit the operators.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ TYPE_BITS = 8
 
 
 def exporting() -> bool:
-    """Whether torch's exporter is looking."""
+    """Whether ``torch.onnx.export`` is tracing the modules."""
     return torch.compiler.is_exporting()
 
 
@@ -42,30 +41,40 @@ class ActivationQDQ(nn.Module):
 
         q = saturate(round(x / scale) + zero_point),    y = (q - zero_point) * scale
 
-    Grids of fewer bits lie at the bottom of the 8-bit type; what is above is clipped before, since an operator between
-    the pair would keep engines from fusing it.
+    Grids of fewer bits use the lowest values of the 8-bit type. Their input is clipped before the pair, because engines
+    do not fuse a pair with an operator in between.
 
-    Behind a LayerNorm there may be a scale ``s_c`` and a zero point ``z_c`` a channel. Integers are summed over the
-    channels, so there they get one: with ``r_c = s_c / mean(s)`` and ``z`` a common zero point::
+    After a LayerNorm, each channel may have a scale ``s_c`` and a zero point ``z_c``. A product sums integers over the
+    channels and needs a common scale and zero point. With ``r_c = s_c / mean(s)`` and ``z = round(mean(z_c))``::
 
         x'_c = x_c / r_c + (z_c - z) mean(s)
 
-    has the same integers under ``mean(s)`` and ``z``, and what is added is taken off the layer's bias again
-    (:attr:`shift`). ``y`` is then of x', and the weight behind it holds ``r``.
+    has the same integers with ``mean(s)`` and ``z``. ``y`` then approximates x' instead of x: the weight of the
+    following layer contains ``r``, and its bias subtracts the effect of the added term (:attr:`shift`).
 
     Args:
-        quantizer: Calibrated, with a uniform asymmetric grid.
+        quantizer: A calibrated quantizer with a uniform asymmetric grid.
+
+    Raises:
+        ExportError: The grid is symmetric.
     """
+
+    scale: Tensor
+    zero_point: Tensor
+    ratio: Tensor | None
+    shift: Tensor | None
 
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
         spec, scale = quantizer.spec, quantizer.scale.detach().float()
         zero = quantizer.zero_point.detach().float().round().clamp(spec.quant_min, spec.quant_max)
         if spec.symmetric or spec.quant_min:
-            raise ExportError(f"quantizer {quantizer.name!r}: only asymmetric grids of activations are exported")
+            raise ExportError(
+                f"quantizer {quantizer.name!r}: only asymmetric grids of activations are exported: quantize with one"
+            )
         common = zero.mean().round()
         self.bits = spec.bits
-        # numbers, since the exporter cannot look into buffers
+        # floats, because the exporter cannot read values of buffers
         self.lowest = float(-common * scale.mean())
         self.highest = float((2**spec.bits - 1 - common) * scale.mean())
         self.register_buffer("scale", scale.mean())
@@ -75,12 +84,12 @@ class ActivationQDQ(nn.Module):
         self.register_buffer("shift", (zero - common) * scale.mean() if different else None)
 
     def integers(self, x: Tensor) -> Tensor:
-        """The integers of ``x``, uint8, as an engine computes them."""
+        """The integers of ``x``, uint8, computed as by an engine."""
         scaled = self.prepared(x) / self.scale
         return (scaled.round() + self.zero_point).clamp(0, 2**self.bits - 1).to(torch.uint8)
 
     def prepared(self, x: Tensor) -> Tensor:
-        """``x`` as one scale suits it."""
+        """``x'``, which has a common scale and zero point."""
         if self.ratio is not None:
             x = x * (1 / self.ratio)
         return x if self.shift is None else x + self.shift
@@ -101,11 +110,13 @@ class ActivationQDQ(nn.Module):
 
 
 class Log2Quantize(nn.Module):
-    """The grid ``log2`` of softmax outputs in float arithmetic: no engine has integers of exponents.
+    """The grid ``log2`` of softmax outputs in float arithmetic, because engines have no such integers.
 
     Args:
-        quantizer: Calibrated, with grid ``log2``.
+        quantizer: A calibrated quantizer with the grid ``log2``.
     """
+
+    scale: Tensor
 
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
@@ -121,13 +132,14 @@ class StoredWeight(nn.Module):
     """A weight of signed integers with a scale for each output channel.
 
     Args:
-        integers: int8.
-        scale: Positive, one a channel.
-        axis: The dimension of the channels.
+        integers: int8 tensor of the weight's shape.
+        scale: Positive, one for each output channel.
+        axis: The dimension of the output channels.
     """
 
     integers: Tensor
     scale: Tensor
+    zero_point: Tensor
 
     def __init__(self, integers: Tensor, scale: Tensor, axis: int) -> None:
         super().__init__()
@@ -151,10 +163,13 @@ class StoredWeight(nn.Module):
 
 
 def stored_integers(layer: QuantizedLayer) -> tuple[Tensor, Tensor]:
-    """The integers of a layer's weight and their scales, by the arithmetic of the simulation.
+    """The integers of a layer's weight and their scales, computed as in the simulation.
+
+    Args:
+        layer: A calibrated layer with quantized weights.
 
     Returns:
-        int8 of the weight's shape, and float32 ``(out,)``.
+        The integers, int8 of the weight's shape, and the scales, float32 ``(out,)``.
     """
     quantizer = layer.weight_quantizer
     assert isinstance(quantizer, WeightQuantizer)
@@ -169,13 +184,15 @@ def stored_integers(layer: QuantizedLayer) -> tuple[Tensor, Tensor]:
 class DeployLinear(nn.Module):
     """A Linear with stored integers: ``y = x W + b``.
 
-    The weight lies as ``(in, out)``: engines fuse a product with the integers themselves, not with a transpose of them.
-    The bias stays float. It is given as many dimensions as the product: beside a plain vector ONNX Runtime makes a Gemm
-    of the two before it looks for integers, and then multiplies in float.
+    The weight is stored as ``(in, out)``, because engines do not fuse a product with a transposed integer weight. The
+    bias is float and has as many dimensions as the product: ONNX Runtime merges a product and a bias vector into a Gemm
+    before it looks for integers, and would then multiply in float.
 
     Args:
-        layer: Calibrated.
+        layer: A calibrated layer.
     """
+
+    bias: Tensor | None
 
     def __init__(self, layer: QuantLinear) -> None:
         super().__init__()
@@ -199,18 +216,20 @@ class DeployLinear(nn.Module):
 
 
 class FloatWeight(nn.Module):
-    """A tensor that stays as it is.
+    """A weight that is not quantized.
 
     Args:
-        value: Any.
+        value: The weight.
     """
+
+    value: Tensor
 
     def __init__(self, value: Tensor) -> None:
         super().__init__()
         self.register_buffer("value", value)
 
     def forward(self) -> Tensor:
-        """The tensor."""
+        """The weight."""
         return self.value
 
 
@@ -218,14 +237,22 @@ class DeployConv2d(nn.Module):
     """A Conv2d with stored integers.
 
     Args:
-        layer: Calibrated.
+        layer: A calibrated layer.
+
+    Raises:
+        ExportError: The padding is not a number of zeros.
     """
+
+    bias: Tensor | None
 
     def __init__(self, layer: QuantConv2d) -> None:
         super().__init__()
         self.input, self.output = activation(layer.input_quantizer), activation(layer.output_quantizer)
         if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-            raise ExportError(f"a convolution with padding {layer.padding_mode!r}, {layer.padding!r} is not exported")
+            raise ExportError(
+                f"a convolution with padding {layer.padding_mode!r}, {layer.padding!r} is not exported: "
+                "keep it in float"
+            )
         self.options = (layer.stride, layer.padding, layer.dilation, layer.groups)
         quantized = layer.weight_quantizer is not None
         self.weight = StoredWeight(*stored_integers(layer), axis=0) if quantized else FloatWeight(layer.weight.detach())
@@ -240,7 +267,7 @@ class DeployMatMul(nn.Module):
     """A product of two activations.
 
     Args:
-        product: Calibrated.
+        product: A calibrated product.
     """
 
     def __init__(self, product: QuantMatMul) -> None:
@@ -249,12 +276,12 @@ class DeployMatMul(nn.Module):
         self.output = activation(product.output_quantizer)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """``(..., n, k) @ (..., k, m)``."""
+        """``(..., n, k) @ (..., k, m)`` to ``(..., n, m)``."""
         return self.output(self.left(a) @ self.right(b))
 
 
 def activation(quantizer: Quantizer | None) -> nn.Module:
-    """What stands for an activation's quantizer; the identity for none, or for one that is switched off."""
+    """The exported form of an activation's quantizer; the identity for None or a disabled quantizer."""
     if quantizer is None or not quantizer.enabled:
         return nn.Identity()
     return Log2Quantize(quantizer) if quantizer.spec.log2 else ActivationQDQ(quantizer)
@@ -269,17 +296,17 @@ FORMS: dict[type[nn.Module], Any] = {
 
 
 def deployed(model: nn.Module) -> nn.Module:
-    """A copy of a quantized model in which every quantized layer has its stored integers.
+    """Copy a quantized model and replace its quantized layers by layers with stored integers.
 
     Args:
-        model: Calibrated.
+        model: A calibrated model; it is not changed.
 
     Returns:
-        The copy, in eval mode; ``model`` stays as it is.
+        The copy, in eval mode.
 
     Raises:
         QuantizationError: A quantizer is not calibrated.
-        ExportError: There is nothing quantized in it, or a layer is of a kind that has no stored form.
+        ExportError: The model has no quantized layer, or a layer cannot be exported.
     """
     check_calibrated(model)
     if not any(type(module) in FORMS for module in model.modules()):
@@ -287,12 +314,12 @@ def deployed(model: nn.Module) -> nn.Module:
             "nothing in the model is quantized: give the config and the checkpoint that tools/dfq.py left"
         )
     copied = copy.deepcopy(model)
-    copied.eval()  # not in one line: the train() of some hosts' backbones returns nothing
+    copied.eval()  # not chained, because train() of some hosts' backbones returns None
     copied.requires_grad_(False)
     done: dict[nn.Module, nn.Module] = {}
     for module in list(copied.modules()):
         for name, child in list(module._modules.items()):
-            if type(child) in FORMS:
+            if child is not None and type(child) in FORMS:
                 if child not in done:
                     done[child] = FORMS[type(child)](child)
                 module._modules[name] = done[child]

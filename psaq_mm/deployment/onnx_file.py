@@ -1,5 +1,7 @@
-"""A quantized model as an ONNX file: integers as integers, a pair of QuantizeLinear and DequantizeLinear before every
-product, everything else in float. Written by torch's own exporter; the graph is edited to be smaller."""
+"""Export to ONNX: stored integers, a pair of QuantizeLinear and DequantizeLinear before each product, all else float.
+
+torch's exporter writes the graph, which is then made smaller.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,16 @@ from .int4 import FIRST_OPSET, pack_int4
 from .layers import deployed
 
 INPUT = "images"
-# DequantizeLinear of 4-bit integers stands in the standard since 21.
+# Opset 21 is the first with 4-bit integers, 18 the first that torch's exporter supports.
 DEFAULT_OPSET, LOWEST_OPSET = 21, 18
 STORAGE = ("int8", "int4")
 
 
 class ExportWrapper(nn.Module):
-    """What is exported: images to feature maps, in a tuple, through one part or several in turn.
+    """Chains the exported parts of a model; its output is a tuple of tensors.
 
     Args:
-        *parts: For example a backbone and a neck.
+        *parts: Modules in order, for example a backbone and a neck.
     """
 
     def __init__(self, *parts: nn.Module) -> None:
@@ -38,7 +40,7 @@ class ExportWrapper(nn.Module):
         self.parts = nn.ModuleList(parts)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """``(batch, channels, H, W)`` to the maps of the last part."""
+        """``(batch, channels, H, W)`` to the outputs of the last part."""
         value: Any = images
         for part in self.parts:
             value = part(value)
@@ -53,22 +55,22 @@ def onnx_model(
     metadata: Mapping[str, str] | None = None,
     channels: int = 3,
 ) -> Any:
-    """The ONNX model of a quantized or a float one.
+    """Convert a model to ONNX.
 
-    Weights are stored as int8 with a scale for each output channel, those of fewer bits in the middle of that type;
-    activations keep the calibrated scale and zero point. Biases, LayerNorm, softmax, GELU, residual sums and position
-    biases are float.
+    Weights are stored as int8 with a scale for each output channel; those of fewer bits use only the middle of the int8
+    range. Activations keep the calibrated scale and zero point. Biases, LayerNorm, softmax, GELU, residual sums and
+    position biases are float.
 
     Args:
-        model: Gives a tensor or a tuple of tensors for images. If anything in it is quantized, it must be calibrated.
+        model: A float model, or the result of :func:`deployed`; its output is a tuple of tensors.
         size: Height and width of the images.
-        batch: Images in a batch.
-        opset: Of ONNX, at least 18.
-        metadata: Texts that go into the file.
-        channels: Of the images.
+        batch: Batch size.
+        opset: ONNX opset, at least 18.
+        metadata: Key-value pairs that are stored in the file.
+        channels: Channels of the images.
 
     Returns:
-        An ``onnx.ModelProto`` that passed ``onnx.checker``.
+        An ``onnx.ModelProto``, checked by ``onnx.checker``.
 
     Raises:
         ExportError: A package is missing, torch or the opset is too old, or torch cannot export the model.
@@ -103,6 +105,7 @@ def onnx_model(
         except torch.onnx.errors.OnnxExporterError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise ExportError(f"torch cannot export the model: {reason}") from error
+    assert program is not None, "dynamo=True returns a program"
     proto = program.model_proto
     compact(proto)
     onnx.helper.set_model_props(proto, dict(metadata or {}))
@@ -113,18 +116,18 @@ def onnx_model(
 def quantized_onnx(
     model: nn.Module, size: tuple[int, int], *, opset: int = DEFAULT_OPSET, weights: str = "int8", **kwargs: Any
 ) -> Any:
-    """:func:`onnx_model` of a calibrated model with its integers stored (:func:`deployed`).
+    """Convert a quantized model to ONNX with stored integers (:func:`deployed`, then :func:`onnx_model`).
 
     Args:
-        model: Calibrated.
+        model: A calibrated model.
         size: Height and width of the images.
-        opset: Of ONNX, at least 18; 21 for INT4.
-        weights: How weights of 4 bits are stored, one of :data:`STORAGE`: as ``'int8'``, which engines multiply as
-            integers, or as ``'int4'``, half as large, which engines of today turn into floats again.
+        opset: ONNX opset, at least 18; for ``'int4'`` at least 21.
+        weights: Storage type of 4-bit weights, one of :data:`STORAGE`: ``'int8'``, which engines multiply as integers,
+            or ``'int4'``, which takes half the space, but which current engines convert to float.
         **kwargs: ``batch``, ``metadata`` and ``channels`` of :func:`onnx_model`.
 
     Raises:
-        ExportError: See :func:`onnx_model` and :func:`psaq_mm.deployment.int4.pack_int4`.
+        ExportError: An error of :func:`onnx_model`, or ``'int4'`` with too old an opset or without 4-bit weights.
     """
     if weights == "int4" and opset < FIRST_OPSET:
         raise ExportError(f"opset {opset} is too old for INT4 weights: use {FIRST_OPSET} or newer")
@@ -138,7 +141,7 @@ def quantized_onnx(
 
 
 def save_onnx(proto: Any, path: Path) -> None:
-    """Write an ONNX model into one file."""
+    """Write an ONNX model to one file."""
     import onnx
 
     onnx.save(proto, str(path))
@@ -146,7 +149,7 @@ def save_onnx(proto: Any, path: Path) -> None:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep to itself what the exporter says on its way; what goes wrong comes as an exception."""
+    """Suppress output, log messages and warnings of the exporter; errors are raised as exceptions."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

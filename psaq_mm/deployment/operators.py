@@ -1,11 +1,11 @@
-"""What the engines' operators do, for a profile that can be read."""
+"""Kinds of operators, for a summary of an engine's profile."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 KINDS = ("products", "norms, softmax, GELU", "layout", "quantize", "rest")
-# By the types that the engines' own profiles name; fused and integer forms stand beside the plain ones.
+# Operator types in the engines' profiles, including fused and integer forms.
 OPERATORS = {
     "products": "MatMul FusedMatMul Gemm QGemm MatMulInteger MatMulIntegerToFloat QLinearMatMul DynamicQuantizeMatMul "
     "Conv FusedConv QLinearConv ConvInteger NhwcFusedConv FullyConnected Convolution",
@@ -20,15 +20,15 @@ KIND_OF = {operator: kind for kind, operators in OPERATORS.items() for operator 
 def by_kind(seconds: Mapping[str, float]) -> dict[str, float]:
     """Sum a profile (:meth:`psaq_mm.deployment.Session.profile`) over kinds of operators.
 
-    ``rest`` is sums and factors, alone or fused with their neighbours (OpenVINO's ``Subgraph``).
+    ``rest`` contains element-wise sums and products, also fused ones (OpenVINO's ``Subgraph``).
 
     Example: ``{'Conv': 2.0, 'MatMul': 1.0, 'Subgraph': 0.5}`` gives 3 for products, 0.5 for the rest and 0 elsewhere.
 
     Args:
-        seconds: By the engine's type of operator.
+        seconds: Seconds by operator type.
 
     Returns:
-        Seconds of every one of :data:`KINDS`.
+        Seconds of each of :data:`KINDS`.
     """
     sums = dict.fromkeys(KINDS, 0.0)
     for operator, taken in seconds.items():

@@ -1,9 +1,10 @@
-"""An exported file in the place of a backbone, so that the hosts' own tools evaluate what is deployed."""
+"""A backbone that runs an exported file, so that the hosts' tools evaluate the deployed model."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,19 +20,19 @@ from .engines import Session, open_session
 class RuntimeBackbone(BaseModule):
     """Runs an exported backbone (with or without neck) in an engine on the CPU.
 
-    Files have fixed sizes. An image is padded with zeros, below and at its right, to the smallest exported size that
-    holds it, as detectors pad images in a batch, and the maps are cut to the image: what a map's last row or column
-    sees of the padding differs from the torch model by as much as batching does. A plain transformer attends to padding
-    everywhere: export it in the size it is used in.
+    Exported files have a fixed input size. Images are padded with zeros at the bottom and the right to the smallest
+    exported size that is large enough, and the feature maps are cropped. As with padding in a batch of a detector, the
+    last rows and columns of the maps depend on the padding. A plain transformer (ViT) attends to the padding from all
+    positions: export it with the size of its images.
 
     Args:
-        file: The exported file, or several of different sizes.
+        file: Path of the exported file, or of several with different sizes.
         engine: ``'onnxruntime'`` or ``'openvino'``.
-        threads: Threads of the engine; None lets it choose.
-        init_cfg: Ignored; the hosts' tools may set it.
+        threads: Number of threads; None for the engine's default.
+        init_cfg: Ignored; accepted because the hosts' tools may set it.
 
     Raises:
-        ExportError: A file or the engine is missing, or they do not fit.
+        ExportError: A file or the engine is missing, or the engine cannot read the file.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class RuntimeBackbone(BaseModule):
         file: str | list[str],
         engine: str = "onnxruntime",
         threads: int | None = None,
-        init_cfg: dict | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         files = [Path(one) for one in ([file] if isinstance(file, str) else file)]
@@ -48,13 +49,13 @@ class RuntimeBackbone(BaseModule):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The maps of a batch of images of any number.
+        """Compute the outputs of the exported model.
 
         Args:
-            images: ``(images, 3, H, W)``, normalised.
+            images: ``(images, channels, H, W)``, normalised; any number of images.
 
         Returns:
-            The exported outputs, maps cut to ``ceil(H / stride)`` by ``ceil(W / stride)``.
+            The outputs; feature maps are cropped to ``ceil(H / stride)`` by ``ceil(W / stride)``.
 
         Raises:
             ExportError: The images are larger than every exported size.
@@ -75,9 +76,15 @@ class RuntimeBackbone(BaseModule):
         return tuple(output.to(images.device) for output in outputs)
 
     def session_for(self, height: int, width: int) -> Session:
-        """The smallest exported size that holds the images."""
+        """The session with the smallest exported size that is large enough.
+
+        Raises:
+            ExportError: No exported size is large enough.
+        """
         for session in self.sessions:
             if height <= session.shape[2] and width <= session.shape[3]:
                 return session
         sizes = ", ".join(f"{session.shape[2]}x{session.shape[3]}" for session in self.sessions)
-        raise ExportError(f"images of {height}x{width} are larger than what was exported ({sizes}): export them larger")
+        raise ExportError(
+            f"images of {height}x{width} are larger than the exported sizes ({sizes}): export a larger size"
+        )

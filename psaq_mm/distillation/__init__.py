@@ -1,4 +1,4 @@
-"""The algorithm in plain torch: generate, calibrate, and the teacher-student cycle. mmengine's loops only drive it."""
+"""The algorithm in plain torch: image generation, calibration and the teacher-student cycle."""
 
 from .calibrate import calibrate
 from .cycle import CycleSettings, TeacherStudentCycle

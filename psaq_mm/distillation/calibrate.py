@@ -1,4 +1,4 @@
-"""Calibration: the ranges of the student's quantizers and the rounding of its weights, from samples."""
+"""Calibration: set the ranges of the student's quantizers and round its weights, from samples."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ def calibrate(
 ) -> nn.Module:
     """Pass images through the student, set the range of each quantizer and round the weights.
 
-    Several processes share the batches where there are enough of them; ranges and Hessians are those of all. Where
-    memory runs out, the pass starts again with smaller batches.
+    If there are at least as many batches as processes, each process passes its share, and ranges and Hessians are
+    reduced over all processes. Otherwise each process passes all batches. If memory runs out, the pass is repeated with
+    smaller batches.
 
     Args:
-        student: Quantized, on its device.
-        images: ``(count, channels, H, W)``, as the network gets them.
+        student: The quantized network, on its device.
+        images: ``(count, channels, H, W)``, as network inputs.
         forward: Runs every quantizer of the student.
-        batch_size: Images at a time.
-        rounding: How weights are rounded once ranges are known; None for the nearest integers.
-        micro_batch: How many images pass together; None to find out.
+        batch_size: Images per batch.
+        rounding: The rounding method of the weights, applied after the ranges are set; None for nearest rounding.
+        micro_batch: Limits the images per forward pass; None starts with whole batches.
         processes: The processes that share the run.
         events: Receives the progress.
 
@@ -47,7 +48,7 @@ def calibrate(
     """
     processes, events = processes or Processes(), events or Events()
     rounding = rounding or make_rounding("nearest")
-    batches = images.split(batch_size)
+    batches = torch.split(images, batch_size)
     shared = 1 < processes.size <= len(batches)
     if shared:
         batches = batches[processes.rank :: processes.size]
@@ -75,10 +76,20 @@ def run_pass(
     events: Events,
     size: int,
 ) -> None:
-    """Pass all batches through the student while it is observed, ``size`` images at a time."""
+    """Pass all batches through the student in the context ``observe``.
+
+    Args:
+        student: The quantized network.
+        forward: Runs every quantizer of the student.
+        observe: Makes the context that collects ranges or Hessians.
+        batches: ``(batch, channels, H, W)`` each.
+        done: Steps of the stage before this pass.
+        events: Receives the progress.
+        size: Images per forward pass.
+    """
     device = next(student.parameters()).device
     with observe(student), torch.no_grad():
         for step, batch in enumerate(batches, done + 1):
-            for part in batch.split(size):
+            for part in torch.split(batch, size):
                 forward(student, part.to(device))
             events.step(STAGE, step)

@@ -1,12 +1,12 @@
-"""The teacher-student cycle of PSAQ-ViT V2: samples against the student, then the student against the teacher.
+"""The teacher-student cycle of PSAQ-ViT V2: generator steps and student steps in alternation.
 
-Each cycle takes generator steps on a batch of images (:mod:`.generator_step`), adds them to the pool, and takes student
-steps on samples of the pool (:mod:`.student_step`)::
+Each cycle optimizes a batch of images (generator steps, :mod:`.generator_step`), adds it to the pool, and trains the
+student on samples of the pool (student steps, :mod:`.student_step`)::
 
     G:  min_x      L_PSE(x) + a L_TV(x) - b D(T(x), S(x))
     S:  min_theta  D(T(x), S_theta(x))
 
-The pool, the balance b and the skipping of steps that are not finite are ours.
+The pool, the choice of b and the skipping of non-finite steps are ours.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ STAGE = "distill"
 
 @dataclass(frozen=True)
 class CycleSettings:
-    """The lengths, batches and rates of the cycle.
+    """Settings of the teacher-student cycle.
 
     Attributes:
-        cycles: How many; 0 leaves the student as calibration made it.
-        generator_steps: Adam steps on the images in each cycle; 0 leaves the pool as it is.
+        cycles: Number of cycles; 0 leaves the student unchanged after calibration.
+        generator_steps: Adam steps on the images in each cycle; 0 leaves the pool unchanged.
         generator_images: Images that each cycle adds to the pool, over all processes.
-        fresh: Share of them that starts from new noise; the others start from images of the pool.
-        start: Name of the start of new images (:func:`psaq_mm.generation.initial_images`).
-        competition: Share of b D's gradient relative to L_PSE's in the generator's loss; 0 for b = 0.
+        fresh: Share of these images that starts from noise, in [0, 1]; the others start from images of the pool.
+        start: Name of the noise (:func:`psaq_mm.generation.initial_images`).
+        competition: Gradient norm of b D relative to that of L_PSE, which sets b; 0 for b = 0.
         student_steps: Adam steps on the student in each cycle.
         batch_size: Images of a student step, in each process.
-        relative_lr: Adam's rates of ``weight``, ``bias`` and ``scale``, relative to the size of each tensor.
+        relative_lr: Adam's learning rates of ``weight``, ``bias`` and ``scale``, relative to the magnitude of each
+            tensor.
         augment: The keys of :class:`psaq_mm.generation.RollFlip` for the student's images.
-        save_interval: How often the state is saved within a cycle's student steps, in steps.
+        save_interval: Student steps between two saved states within a cycle.
 
     Raises:
         GenerationError: A value lies outside its range.
@@ -65,7 +66,7 @@ class CycleSettings:
 
     def __post_init__(self) -> None:
         if min(self.cycles, self.generator_steps, self.student_steps) < 0:
-            raise GenerationError("cycles, generator_steps and student_steps must not be negative")
+            raise GenerationError("cycles, generator_steps and student_steps must not be negative: use 0 for none")
         if not 0 <= self.fresh <= 1:
             raise GenerationError(f"fresh={self.fresh} is a share of the images: use 0 to 1")
         object.__setattr__(self, "relative_lr", checked_rates(self.relative_lr))
@@ -77,7 +78,7 @@ class CycleSettings:
 
 
 class TeacherStudentCycle:
-    """Lets samples and student evolve against the teacher.
+    """Optimizes samples and student against the teacher in alternation.
 
     Example, without a runner::
 
@@ -87,13 +88,13 @@ class TeacherStudentCycle:
 
     Args:
         source: The teacher and the run's random numbers.
-        student: Quantized and calibrated.
+        student: The quantized network, calibrated.
         pool: The samples so far, at least one.
         outputs: The outputs that teacher and student are compared on.
-        discrepancy: D.
-        settings: Lengths, batches and rates.
-        generator: Takes the generator steps; None where ``settings.generator_steps`` is 0.
-        state: Updated while the cycle runs; a stopped run continues from it.
+        discrepancy: The discrepancy D.
+        settings: Numbers of steps, batch sizes and rates.
+        generator: Optimizes the images; None if ``settings.generator_steps`` is 0.
+        state: Updated while the cycle runs; a resumed run passes its saved state.
         processes: The processes that share the run.
         events: Receives the progress.
     """
@@ -117,25 +118,25 @@ class TeacherStudentCycle:
         self.state, self.processes, self.events = state or DistillState(), processes or Processes(), events or Events()
         self.augment = RollFlip(**settings.augment)
         self.micro_batch = MicroBatch(self.events.warn)
-        # Each process makes its share, rounded up, of the new images too.
+        # The shares of the processes are rounded up, for all images and for those that start from noise.
         total = settings.generator_images
         self.images = -(-total // self.processes.size)
         self.fresh = -(-round(settings.fresh * total) // self.processes.size)
 
     def run(self) -> nn.Module:
-        """Run the cycles that are left; the state is saved after each and within them at intervals.
+        """Run the remaining cycles.
 
         Returns:
             The student.
 
         Raises:
-            NonFiniteLossError: Several steps in a row were not finite, at halved rates.
+            NonFiniteLossError: Several steps in a row were not finite.
             PSAQError: Memory runs out with a single image.
         """
         settings, state = self.settings, self.state
         if settings.cycles == 0:
             return self.student
-        unfreeze_student(self.student)  # a run that stopped in a generator step left it frozen
+        unfreeze_student(self.student)  # the state of a run that stopped in a generator step holds a frozen student
         self.fit_discrepancy()
         trainer = StudentTrainer(
             self.source.teacher.model,
@@ -163,7 +164,7 @@ class TeacherStudentCycle:
         return self.student
 
     def fit_discrepancy(self) -> None:
-        """Measure the constants of the discrepancy on the first samples; a resumed run keeps those it had."""
+        """Compute the constants of the discrepancy on the first samples; a resumed run restores them."""
         if self.state.discrepancy is not None:
             self.discrepancy.load_state_dict(self.state.discrepancy)
             return
@@ -174,14 +175,14 @@ class TeacherStudentCycle:
         self.state.discrepancy = self.discrepancy.state_dict()
 
     def improve_images(self, cycle: int, part: CyclePart) -> dict[str, float]:
-        """The generator steps of a cycle, against the frozen student; the images are added to the pool.
+        """Take the generator steps of a cycle against the frozen student and add the images to the pool.
 
         Args:
             cycle: Number of the cycle, from 1.
-            part: Progress within it; its ``generator`` is kept up to date.
+            part: Progress within the cycle; ``part.generator`` is updated.
 
         Returns:
-            Terms and gradient norms of the last step.
+            Loss terms and gradient norms of the last step.
         """
         generator, settings = self.generator, self.settings
         if generator is None or not settings.generator_steps:
@@ -205,7 +206,7 @@ class TeacherStudentCycle:
         return {f"generator/{name}": value for name, value in generator.last.items()}
 
     def starting_images(self) -> Tensor:
-        """The images that a cycle's generator steps start from: new ones, and samples of the pool."""
+        """Initial images of the generator steps: noise, then samples of the pool, ``(images, channels, H, W)``."""
         parts = []
         if self.fresh:
             parts.append(self.source.images(self.fresh, self.pool.image_size, self.settings.start))
@@ -214,12 +215,12 @@ class TeacherStudentCycle:
         return torch.cat(parts)
 
     def improve_student(self, trainer: StudentTrainer, cycle: int, part: CyclePart) -> dict[str, float]:
-        """The student steps of a cycle.
+        """Take the student steps of a cycle.
 
         Args:
-            trainer: Takes the steps.
+            trainer: The optimizer of the student.
             cycle: Number of the cycle, from 1.
-            part: Progress within it; its ``step`` and ``losses`` are kept up to date.
+            part: Progress within the cycle; ``part.step`` and ``part.losses`` are updated.
 
         Returns:
             The mean discrepancy and the gradient norm of the last step.
@@ -233,7 +234,7 @@ class TeacherStudentCycle:
             state.optimizer, state.micro_batch = trainer.optimizer.state_dict(), self.micro_batch.size
             self.events.save()
 
-        # Several processes need not be at the same step, so they save only in generator steps and after a cycle.
+        # Processes may be at different steps here, so several processes do not save within student steps.
         saves: Callable[[], None] | None = save if self.processes.size == 1 else None
         while part.step < settings.student_steps:
             images = self.pool.sample(settings.batch_size, generator).to(self.source.teacher.device)

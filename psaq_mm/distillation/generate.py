@@ -1,4 +1,4 @@
-"""The first samples: batches of images made from patch similarity and the image prior alone."""
+"""Generation of the first samples: images that minimise ``L_PSE + a L_TV`` of the teacher, without a student."""
 
 from __future__ import annotations
 
@@ -17,18 +17,27 @@ STAGE = "generate"
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Draws new images for a network.
+    """Draws initial images.
 
     Attributes:
-        teacher: Whose units the images are in.
-        generator: The run's random numbers, on the CPU.
+        teacher: The network that the images are inputs of.
+        generator: Random number generator of the run, on the CPU.
     """
 
     teacher: Teacher
     generator: torch.Generator
 
     def images(self, count: int, size: tuple[int, int], start: str) -> Tensor:
-        """Images to start from, as the network gets them, ``(count, channels, H, W)``."""
+        """Draw initial images.
+
+        Args:
+            count: Number of images.
+            size: Height and width.
+            start: Name of the noise (:func:`psaq_mm.generation.initial_images`).
+
+        Returns:
+            ``(count, channels, H, W)``, as network inputs.
+        """
         units = self.teacher.units
         return units.to_network(initial_images(count, size, units.lower, units.upper, self.generator, start))
 
@@ -46,23 +55,23 @@ def generate_images(
     processes: Processes | None = None,
     events: Events | None = None,
 ) -> Tensor:
-    """Optimize images in batches; several processes share them.
+    """Generate images in batches; the processes share the images.
 
     Args:
-        source: Draws the images to start from.
-        generator: Takes the steps.
-        store: Keeps finished images, so that a stopped run continues behind them.
-        count: Images over all processes.
+        source: Draws the initial images.
+        generator: Optimizes the images.
+        store: Stores finished images, so that a resumed run does not generate them again.
+        count: Number of images over all processes.
         size: Height and width.
-        start: Name of the start (:func:`psaq_mm.generation.initial_images`).
+        start: Name of the noise to start from (:func:`psaq_mm.generation.initial_images`).
         batch_size: Images that are optimized together.
         steps: Adam steps of a batch.
-        state: Updated while batches are made; a stopped run continues from it.
+        state: Updated after each batch and at the save interval; a resumed run passes its saved state.
         processes: The processes that share the run.
         events: Receives the progress.
 
     Returns:
-        All processes' images, ``(count, channels, H, W)``, on the CPU.
+        The images of all processes, ``(count, channels, H, W)``, on the CPU.
     """
     state, processes, events = state or GenerateState(), processes or Processes(), events or Events()
     own = count // processes.size + (processes.rank < count % processes.size)

@@ -31,12 +31,12 @@ class Competition:
     """The student whose discrepancy D from the teacher the images increase.
 
     Attributes:
-        student: Quantized and frozen.
+        student: The quantized network, frozen.
         outputs: The outputs that teacher and student are compared on.
-        discrepancy: D.
-        share: Sets b: on the images that a batch starts from, the gradient of b D has this share of the norm of
-            L_PSE's gradient; 0 for b = 0. A constant b would not do, since D is a hundred times larger at 4 bits than
-            at 8.
+        discrepancy: The discrepancy D.
+        share: Ratio of gradient norms that sets b: on the initial images of a batch,
+            ``|grad b D| = share |grad L_PSE|``; 0 for b = 0. A constant b would not suit all bit widths, since D is a
+            hundred times larger at 4 bits than at 8.
     """
 
     student: nn.Module
@@ -51,21 +51,21 @@ class ImageGenerator:
     Args:
         teacher: The full-precision network.
         generator: Random numbers of the views (shift, flip) that each step draws.
-        seed: Of the smoothness target; it has a generator of its own, so that a resumed run draws the same target.
+        seed: Seed of the smoothness target, separate from ``generator``, so that a resumed run draws the same target.
         warn: Called with a message for each skipped step and each smaller micro-batch.
         lr: Adam's learning rate on the images.
         warmup: Steps of linear warm-up; cosine decay follows.
         entropy: The keys of :class:`psaq_mm.generation.PatchSimilarityEntropy`.
         entropy_weight: The weight of L_PSE.
         prior: The keys of :class:`psaq_mm.generation.ImagePrior`.
-        keep_smoothness: Whether each image's target is the neighbour difference that it starts with, instead of one
-            target drawn for all images.
+        keep_smoothness: Whether the smoothness target of each image is the mean neighbour difference of its initial
+            image, instead of one target drawn for all images.
         augment: The keys of :class:`psaq_mm.generation.RollFlip`.
         amp: Whether the teacher computes in bfloat16 (autocast) in steps without a student; the entropy stays float32.
-            With a student it does not: its rounding error would be part of the discrepancy.
+            Steps with a student always use float32, because bfloat16 errors would be part of the discrepancy.
         micro_batch: Images per forward pass; None for the whole batch.
-        gradient_every: How often each term's gradient norm is measured, in steps.
-        save_interval: How often the state is saved, in steps.
+        gradient_every: Steps between two measurements of the gradient norm of each term.
+        save_interval: Steps between two saved states.
 
     Attributes:
         last: Terms and gradient norms of the last step, by name.
@@ -114,17 +114,17 @@ class ImageGenerator:
         """Optimize a batch.
 
         Args:
-            images: ``(batch, channels, H, W)`` to start from, as the network gets them.
-            steps: How many Adam steps.
+            images: Initial images, ``(batch, channels, H, W)``, as network inputs.
+            steps: Number of Adam steps.
             after_step: Called with the optimizer after each step.
             competition: The student and its discrepancy; None for L_PSE and the prior alone.
-            resume: A state of :meth:`state` to continue from; ``images`` then only gives the shape.
+            resume: A state of :meth:`state` to continue from; then only the shape of ``images`` is used.
 
         Returns:
-            The optimized images, as the network gets them, detached.
+            The optimized images, as network inputs, detached.
 
         Raises:
-            NonFiniteLossError: A term is not finite in several steps in a row, at halved learning rates.
+            NonFiniteLossError: Several steps in a row were not finite.
             PSAQError: Memory runs out with a single image, or the model's outputs carry no gradient.
         """
         teacher, units, device = self.teacher, self.teacher.units, self.teacher.device
@@ -185,20 +185,24 @@ class ImageGenerator:
         return units.to_network(optimizer.images.detach())
 
     def state(self, optimizer: ImageOptimizer) -> BatchState:
-        """What the remaining steps of a batch depend on."""
+        """The state from which :meth:`optimize` resumes a batch."""
         return BatchState(optimizer.state_dict(), self.goals, self.balance)
 
     def entropy_of(self, layers: list[AttentionTokens], step: int) -> Tensor:
-        """L_PSE.
+        """The patch similarity entropy L_PSE.
+
+        Args:
+            layers: Patch tokens of each attention layer.
+            step: Number of the step, for the error message.
 
         Raises:
-            PSAQError: A layer's tokens carry no gradient to the images, so that the loss cannot change them.
-            NonFiniteLossError: It is not finite; the message names the first layer at fault.
+            PSAQError: The tokens of a layer have no gradient with respect to the images.
+            NonFiniteLossError: The entropy is not finite; the message names the first such layer.
         """
         cut = [one.layer for one in layers if not one.tokens.requires_grad]
         if cut and torch.is_grad_enabled():
             raise PSAQError(without_gradient(f"the tokens of {len(cut)} attention layers, first {cut[0]}"))
-        value = self.entropy(layers)
+        value: Tensor = self.entropy(layers)
         if not torch.isfinite(value):
             usable = self.entropy.usable(layers)
             wrong = [one.layer for one in usable if not torch.isfinite(self.entropy.per_layer([one])).all()]
@@ -206,10 +210,10 @@ class ImageGenerator:
         return value
 
     def with_memory(self, optimizer: ImageOptimizer, call: Callable[[], T]) -> T:
-        """Make a call that passes the images through the networks, with smaller micro-batches where memory runs out.
+        """Make a call that runs the networks; when memory runs out, repeat it with a smaller micro-batch.
 
         Raises:
-            PSAQError: It runs out with a single image.
+            PSAQError: Memory runs out with a single image.
         """
         drawn = self.generator.get_state()
 
@@ -224,7 +228,7 @@ class ImageGenerator:
         return self.micro_batch.run(len(optimizer.images), attempt, undo)
 
     def balanced(self, loss: Callable[..., dict[str, Tensor]], optimizer: ImageOptimizer, share: float) -> float:
-        """The factor b for which, on the first chunk of images, ``|grad b D| = share |grad L_PSE|``."""
+        """The factor b with ``|grad b D| = share |grad L_PSE|`` on the first micro-batch."""
         optimizer.part = slice(optimizer.micro_batch)
         view = optimizer.images[optimizer.part].detach().requires_grad_(True)
         terms = loss(view, 1.0)
@@ -234,7 +238,7 @@ class ImageGenerator:
 
 
 def without_gradient(what: str) -> str:
-    """The message where a part of the loss carries no gradient to the images."""
+    """The error message for tensors without a gradient with respect to the images."""
     return (
         f"{what}, carry no gradient to the images: the model computes them under torch.no_grad, detached or with "
         "re-entrant checkpointing; switch that off in its config"

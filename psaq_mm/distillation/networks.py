@@ -1,4 +1,4 @@
-"""What the algorithm needs of a network, an image store and a group of processes, without naming a library."""
+"""Interfaces between the algorithm and a library: networks, pixel units, taps, processes and events."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ Outputs = Callable[[nn.Module, Tensor], list[Tensor]]
 
 
 class PixelUnits(Protocol):
-    """The map between the units that images are optimized in, z, and what the network gets, x."""
+    """The linear map between the units z, in which images are optimized, and network inputs x."""
 
-    lower: Tensor
-    upper: Tensor
+    @property
+    def lower(self) -> Tensor:
+        """The smallest valid z of each channel, ``(channels,)``."""
+
+    @property
+    def upper(self) -> Tensor:
+        """The largest valid z of each channel, ``(channels,)``."""
 
     def to_network(self, images: Tensor) -> Tensor:
         """From z to x, ``(batch, channels, H, W)``."""
@@ -29,7 +34,7 @@ class PixelUnits(Protocol):
 
 
 class Taps(Protocol):
-    """Collects the patch tokens of a network's attention layers while it is entered."""
+    """A context that collects the patch tokens of a network's attention layers."""
 
     def __enter__(self) -> Taps: ...
 
@@ -38,7 +43,7 @@ class Taps(Protocol):
     ) -> None: ...
 
     def take(self) -> list[AttentionTokens]:
-        """The tokens since the last call, in the order of execution."""
+        """Return the tokens collected since the last call, in order of execution, and clear them."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,10 @@ class Teacher:
     """The full-precision network.
 
     Attributes:
-        model: In eval mode; its parameters need no gradient.
-        outputs: The backbone's outputs, for generator steps without a student.
-        taps: Makes taps on its attention layers.
-        units: Of its images.
+        model: The network in eval mode; its parameters need no gradient.
+        outputs: Computes the backbone's outputs, for generator steps without a student.
+        taps: Creates taps on the attention layers.
+        units: The pixel units of its images.
     """
 
     model: nn.Module
@@ -59,16 +64,16 @@ class Teacher:
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are."""
+        """The device of the parameters."""
         return next(self.model.parameters()).device
 
 
 class Processes:
-    """A group of processes that share a run; this one is a group of one.
+    """The processes that share a run; this class stands for a single process.
 
     Attributes:
-        rank: Number of this process.
-        size: How many there are.
+        rank: Rank of this process.
+        size: Number of processes.
     """
 
     rank: int = 0
@@ -81,7 +86,7 @@ class Processes:
         """Replace a tensor by its sum over the processes, in place."""
 
     def gather(self, images: list[Tensor]) -> Tensor:
-        """All processes' images on the CPU, in the order of their ranks, ``(count, channels, H, W)``."""
+        """Concatenate the images of all processes in order of rank, on the CPU, ``(count, channels, H, W)``."""
         return torch.cat([part.detach().cpu() for part in images])
 
 
@@ -89,20 +94,20 @@ class Events:
     """Receives the progress of a stage; the methods of this class do nothing."""
 
     def begin(self, stage: str, total: int) -> None:
-        """A stage of ``total`` steps begins."""
+        """Called when a stage of ``total`` steps begins."""
 
     def step(self, stage: str, step: int, save: Callable[[], None] | None = None, due: bool = False) -> None:
-        """A step is done.
+        """Called after each step.
 
         Args:
             stage: Name of the stage.
-            step: How many of its steps are done.
-            save: Saves the state as it is after this step; None where the stage cannot continue from it.
-            due: Whether the stage's save interval ends with this step.
+            step: Number of steps done.
+            save: Saves the state after this step; None if the stage cannot resume from this step.
+            due: Whether the save interval of the stage ends with this step.
         """
 
     def cycle(self, cycle: int, cycles: int, terms: dict[str, float]) -> None:
-        """A teacher-student cycle is done; ``terms`` are its loss terms and gradient norms by name."""
+        """Called after each teacher-student cycle; ``terms`` are its loss terms and gradient norms by name."""
 
     def save(self) -> None:
         """Save the state of the run."""

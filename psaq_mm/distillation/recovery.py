@@ -1,4 +1,4 @@
-"""What a long run survives: steps that are not finite, and batches that do not fit into memory."""
+"""Recovery from non-finite steps and from batches that do not fit into memory."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ from ..generation import NonFiniteLossError
 
 T = TypeVar("T")
 
-# How often in a row a step may fail before the run stops.
+# Number of consecutive failed steps that stops a run.
 LIMIT = 5
 
 
 class Backoff:
-    """Skips steps that are not finite at a halved learning rate, a bounded number of times in a row.
+    """Skips non-finite steps and halves the learning rate after each; too many in a row are an error.
 
-    Example: two failures and a good step leave ``scale`` at 0.25; four more are skipped, the fifth in a row raises.
+    Example: two failures and a good step leave ``scale`` at 0.25. Of five further failures in a row the first four are
+    skipped and the fifth raises.
 
     Args:
-        warn: Told of every skipped step.
-        scale: The factor on the learning rate to start from.
+        warn: Called with a message for each skipped step.
+        scale: Initial factor on the learning rate.
 
     Attributes:
-        scale: The factor, 1 or a power of a half; it stays where it fell to.
+        scale: Factor on the learning rate, a power of 1/2; it is not raised again.
+        failures: Number of failed steps since the last good one.
     """
 
     def __init__(self, warn: Callable[[str], None], scale: float = 1.0) -> None:
         self.warn, self.scale, self.failures = warn, scale, 0
 
     def failed(self, error: NonFiniteLossError) -> None:
-        """A step was not finite.
+        """Record a non-finite step.
 
         Raises:
-            NonFiniteLossError: It was the last that may fail in a row.
+            NonFiniteLossError: ``error``, when :data:`LIMIT` steps in a row have failed.
         """
         self.failures += 1
         if self.failures >= LIMIT:
@@ -45,36 +47,36 @@ class Backoff:
         self.warn(f"{error}: step skipped, learning rate halved ({self.failures} of {LIMIT} in a row)")
 
     def passed(self) -> None:
-        """A step was good."""
+        """Record a finite step."""
         self.failures = 0
 
 
 class MicroBatch:
-    """How many images pass through a network together: half as many whenever memory runs out.
+    """The number of images per forward pass, halved whenever memory runs out.
 
-    Example: with 8 images of which 3 fit, calls are made with 8, 4 and 2; later ones begin with 2.
+    Example: if 3 of 8 images fit into memory, a call is tried with 8, 4 and 2 images; later calls start with 2.
 
     Args:
-        warn: Told of every halving.
-        size: How many to begin with; None for all.
+        warn: Called with a message after each halving.
+        size: Initial number of images; None for all.
 
     Attributes:
-        size: How many now.
+        size: Current number of images; None for all.
     """
 
     def __init__(self, warn: Callable[[str], None], size: int | None = None) -> None:
         self.warn, self.size = warn, size
 
     def run(self, count: int, call: Callable[[int], T], undo: Callable[[], None] | None = None) -> T:
-        """Make a call that takes so many images at a time, and again from the start where memory runs out.
+        """Make a call; repeat it with half as many images per forward pass when memory runs out.
 
         Args:
-            count: How many images there are.
-            call: Takes how many may pass together.
-            undo: Takes back what a call that failed has changed.
+            count: Number of images.
+            call: The call; its argument is the number of images per forward pass.
+            undo: Reverts the changes of a failed call.
 
         Returns:
-            What the call returns.
+            The result of the call.
 
         Raises:
             PSAQError: Memory runs out with a single image.
@@ -86,7 +88,7 @@ class MicroBatch:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            # Behind the block above, since the error's traceback holds what fills the memory.
+            # Outside the except block, because the traceback of the error keeps the large tensors alive.
             if size == 1:
                 raise PSAQError("memory runs out with one image at a time: use smaller images (image_size)")
             if undo is not None:
@@ -98,7 +100,7 @@ class MicroBatch:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on a CPU."""
+    """Whether an error means that the memory of a GPU or of the host ran out."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

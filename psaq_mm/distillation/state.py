@@ -1,4 +1,4 @@
-"""The state of the stages: what a stopped run continues from, as typed values.
+"""The state of the stages, from which a stopped run resumes.
 
 ``as_dict`` and ``from_dict`` convert to and from plain dictionaries of tensors and numbers, which
 ``torch.load(weights_only=True)`` reads.
@@ -14,11 +14,11 @@ from torch import Tensor
 
 @dataclass
 class BatchState:
-    """A batch of images in the middle of its optimization.
+    """State of a batch of images that is being optimized.
 
     Attributes:
-        optimizer: State of the images' Adam, the images included.
-        goals: Smoothness target of each image, or None.
+        optimizer: The images and the state of their Adam.
+        goals: Smoothness target of each image, or None for the target that all images share.
         balance: The factor b of the discrepancy.
     """
 
@@ -45,10 +45,10 @@ class CyclePart:
     """Progress within one teacher-student cycle.
 
     Attributes:
-        generator: The images that are being optimized, or None before and after.
-        terms: Loss terms of the finished generator steps; None while they are not finished.
-        step: Student steps done.
-        losses: Their discrepancies.
+        generator: State of the images during generator steps, else None.
+        terms: Loss terms of the last generator step; None until all generator steps are done.
+        step: Number of student steps done.
+        losses: Discrepancy of each student step.
     """
 
     generator: BatchState | None = None
@@ -62,12 +62,12 @@ class DistillState:
     """Progress of the stage ``distill``.
 
     Attributes:
-        cycle: Cycles done.
-        part: Progress within the next one, or None.
+        cycle: Number of cycles done.
+        part: Progress within the next cycle, or None.
         optimizer: State of the student's Adam, or None before the first step.
-        micro_batch: Images that pass through the networks together; None for a whole batch.
-        discrepancy: Constants of the discrepancy, measured on the first samples.
-        backoff: Factor on the student's learning rates after skipped steps.
+        micro_batch: Images per forward pass; None for a whole batch.
+        discrepancy: Constants of the discrepancy, computed on the first samples.
+        backoff: Factor on the student's learning rates, halved by each skipped step.
     """
 
     cycle: int = 0
@@ -86,13 +86,13 @@ NESTED: dict[tuple[type, str], type] = {
 
 
 def as_dict(state: Any) -> dict[str, Any]:
-    """A state as nested dictionaries that share its tensors."""
+    """Convert a state to nested dictionaries, which share its tensors."""
     values = {one.name: getattr(state, one.name) for one in fields(state)}
     return {name: as_dict(value) if is_dataclass(value) else value for name, value in values.items()}
 
 
 def from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
-    """The inverse of :func:`as_dict` for a state of class ``kind``."""
+    """Convert the result of :func:`as_dict` back to a state of class ``kind``."""
     nested = {name: inner for (outer, name), inner in NESTED.items() if outer is kind}
     return kind(
         **{

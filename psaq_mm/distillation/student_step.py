@@ -1,4 +1,4 @@
-"""The student step: weights and activation ranges that minimise ``D(teacher(x), student(x))`` on samples x."""
+"""The student step: train weights and activation ranges to minimise ``D(teacher(x), student(x))`` on samples x."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ class StudentTrainer:
     """Adam on the student's quantized weights, biases and activation ranges.
 
     One step on a batch: ``theta <- theta - Adam(grad_theta D(T(x), S_theta(x)))``. Learning rates are relative to the
-    size of what they change (:func:`psaq_mm.quantization.relative_groups`) and follow ``(1 + cos(pi t / total)) / 2``.
-    A step whose discrepancy or gradient is not finite is skipped and halves the rates; several in a row are an error.
+    magnitude of each tensor (:func:`psaq_mm.quantization.relative_groups`) and decay
+    by ``(1 + cos(pi t / total)) / 2``.
+    A step with a non-finite discrepancy or gradient is skipped and halves the rates (:class:`.recovery.Backoff`).
 
     Args:
         teacher: The full-precision network.
-        student: The quantized one, calibrated.
-        outputs: The outputs that both are compared on.
-        discrepancy: D.
-        total: Student steps of the whole run, for the schedule.
-        relative_lr: Rates of ``weight``, ``bias`` and ``scale``; what is missing is taken from :data:`RATES`.
-        micro_batch: How many images pass together.
-        processes: Whose gradients are averaged.
+        student: The quantized network, calibrated.
+        outputs: The outputs that both networks are compared on.
+        discrepancy: The discrepancy D.
+        total: Number of student steps of the whole run, for the decay.
+        relative_lr: Rates of ``weight``, ``bias`` and ``scale``; the defaults are :data:`RATES`.
+        micro_batch: Limits the images per forward pass.
+        processes: The processes over which gradients are averaged.
 
     Raises:
         GenerationError: ``relative_lr`` has an unknown key.
@@ -61,21 +62,22 @@ class StudentTrainer:
         """Take one step.
 
         Args:
-            images: ``(batch, channels, H, W)``, as the networks get them.
-            number: Student steps taken before, in the whole run.
-            backoff: Counts skipped steps and scales the rates.
+            images: ``(batch, channels, H, W)``, as network inputs.
+            number: Number of student steps before this one, in the whole run.
+            backoff: Counts skipped steps and scales the learning rates.
 
         Returns:
-            The discrepancy before the step; None where the step was skipped.
+            The discrepancy before the step; None if the step was skipped.
 
         Raises:
-            NonFiniteLossError: Too many steps in a row were not finite; the student keeps its last weights.
+            NonFiniteLossError: Too many steps in a row were not finite; the student keeps the weights of the last good
+                step.
         """
         decay = 0.5 * (1 + math.cos(math.pi * (number / self.total)))
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * decay * backoff.scale
         loss = self.micro_batch.run(len(images), partial(self.differentiate, images))
-        # Averaged before the check, so that all processes skip a step or none does.
+        # Average before the check, so that all processes make the same decision.
         self.processes.average([p.grad for p in self.parameters if p.grad is not None])
         self.norm, value = gradient_norm(self.parameters), loss.clone()
         self.processes.sum(value)
@@ -88,10 +90,10 @@ class StudentTrainer:
         return float(loss)
 
     def differentiate(self, images: Tensor, size: int) -> Tensor:
-        """The discrepancy on a batch, and its gradient on the student's parameters; ``size`` images at a time."""
+        """The discrepancy of a batch, ``size`` images per forward pass; its gradient is stored in the parameters."""
         total = torch.zeros((), device=images.device)
         self.optimizer.zero_grad()
-        for part in images.split(size):
+        for part in torch.split(images, size):
             with torch.no_grad():
                 reference = self.outputs(self.teacher, part)
             loss = len(part) / len(images) * self.discrepancy(reference, self.outputs(self.student, part))
@@ -101,7 +103,7 @@ class StudentTrainer:
 
 
 def checked_rates(rates: dict[str, float] | None) -> dict[str, float]:
-    """The rates with the defaults of those that are not given.
+    """The given rates, with defaults for the missing keys.
 
     Raises:
         GenerationError: A key is unknown.
@@ -113,26 +115,26 @@ def checked_rates(rates: dict[str, float] | None) -> dict[str, float]:
 
 
 def freeze_student(student: nn.Module) -> None:
-    """Fix the student for generator steps: cached quantized weights, no gradients on its parameters."""
+    """Prepare the student for generator steps: cache its quantized weights and turn off gradients of parameters."""
     freeze(student)
     student.requires_grad_(False)
 
 
 def unfreeze_student(student: nn.Module) -> None:
-    """Let student steps train the student again."""
+    """Prepare the student for student steps; the inverse of :func:`freeze_student`."""
     student.requires_grad_(True)
     unfreeze(student)
     train_only_quantized(student)
 
 
 def train_only_quantized(student: nn.Module) -> None:
-    """Let gradients reach weights and biases of quantized layers and activation ranges, and nothing else."""
+    """Turn on gradients of quantized layers' weights and biases and of activation ranges, and off all others."""
     trained = {id(p) for group in trainable_groups(student).values() for p in group}
     for parameter in student.parameters():
         parameter.requires_grad_(id(parameter) in trained)
 
 
 def gradient_norm(parameters: list[nn.Parameter]) -> float:
-    """The L2 norm of all gradients together; parameters without a gradient count as 0."""
+    """The L2 norm of the concatenated gradients; parameters without a gradient count as 0."""
     norms = [p.grad.norm() for p in parameters if p.grad is not None]
     return float(torch.stack(norms).norm()) if norms else 0.0

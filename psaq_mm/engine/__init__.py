@@ -1,4 +1,4 @@
-"""The run: a runner, its stages as loops, its records as hooks."""
+"""The integration into mmengine: a runner, its stages as loops, and hooks for logs, progress and saved states."""
 
 from .hooks import CycleLogHook, ProgressHook, SamplesHook, StateHook
 from .loops import CalibrateLoop, DistillLoop, GenerateLoop, NoiseLoop, RealImagesLoop

@@ -1,4 +1,4 @@
-"""Many arms, bit widths and seeds in one run, one row at a time."""
+"""Ablations: arms, bit widths and seeds in one run, one row of a table each."""
 
 from __future__ import annotations
 
@@ -25,16 +25,20 @@ Key = tuple[str, int, int, int]
 
 
 class Ablation:
-    """A table of rows, saved after each and resumed at the next missing one.
+    """A table with a row for each arm, bit width and seed; it is saved after each row and resumes at the next one.
 
     Args:
         cfg: The recipe that all rows share.
         bits: Bit widths such as ``w4a8``.
-        arms: Arms, ``fp32`` among them or not (its row is always made).
+        arms: Names of arms (:data:`.arms.ARMS`); the row of ``fp32`` is always included.
         seeds: Seeds.
-        once: Arms that take the first seed only.
-        folder: Where ``ablation.json``, ``.csv``, ``.md`` and the shared samples go.
-        console: Where progress is told.
+        once: Arms that run with the first seed only.
+        folder: Folder of ``ablation.json``, ``.csv``, ``.md`` and the shared samples.
+        console: Receives the progress.
+
+    Raises:
+        UsageError: An arm is unknown, no seed is given, or the folder belongs to another config.
+        PSAQError: An existing ``ablation.json`` cannot be read.
     """
 
     def __init__(
@@ -51,10 +55,11 @@ class Ablation:
         widths, seeds = [parse_bits(text) for text in bits], list(seeds)
         arms, once = [arm for arm in arms if arm != "fp32"], set(once)
         unknown = [arm for arm in [*arms, *once] if arm not in ARMS]
-        if unknown or not seeds:
-            what = f"arm {unknown[0]!r} is unknown" if unknown else "no seed was given"
-            raise UsageError(f"{what}: choose from fp32, {', '.join(ARMS)}, with at least one seed")
-        # Seeds outermost, so that a table that was stopped early is whole for the seeds it has.
+        if unknown:
+            raise UsageError(f"arm {unknown[0]!r} is unknown: choose from fp32, {', '.join(ARMS)}")
+        if not seeds:
+            raise UsageError("no seed was given: give at least one")
+        # Seeds in the outermost loop, so that an interrupted table is complete for its first seeds.
         self.keys: list[Key] = [
             (arm, w, a, seed)
             for seed, (w, a), arm in product(seeds, widths, arms)
@@ -75,7 +80,7 @@ class Ablation:
             raise PSAQError(f"{self.path} cannot be read: move it away to start anew") from None
 
     def run(self) -> Results:
-        """Make the missing rows.
+        """Run the missing rows.
 
         Returns:
             All rows.
@@ -91,17 +96,17 @@ class Ablation:
 
     @staticmethod
     def key(row: Row) -> Key:
-        """What makes a row unique."""
+        """The key of a row: arm, weight bits, activation bits and seed."""
         return row.arm, row.weight_bits, row.activation_bits, row.seed
 
     def float_row(self) -> Row:
-        """The float model's figures."""
+        """Evaluate the float model."""
         runner = self.runner(self.cfg.copy(), "fp32")
         runner.load_or_resume()
         return self.measured(Row("fp32", 32, 32, runner.seed or 0), runner)
 
     def row(self, arm: str, weight_bits: int, activation_bits: int, seed: int) -> Row:
-        """One arm's figures."""
+        """Quantize and evaluate with one arm."""
         name = f"{arm}_w{weight_bits}a{activation_bits}_seed{seed}"
         samples = self.folder / f"samples_seed{seed}.pth"
         cfg = configure(self.cfg, arm, (weight_bits, activation_bits), seed, samples)
@@ -110,12 +115,12 @@ class Ablation:
         self.results.coverage = {"quantized": runner.coverage.quantized, "fp": runner.coverage.fp}
         row = Row(arm, weight_bits, activation_bits, seed, samples_sha256=runner.pool.sha256())
         row = self.measured(row, runner)
-        # A finished row is in the table; what a stopped one would need is not worth its space.
+        # Only an interrupted row needs its files, in order to resume.
         shutil.rmtree(runner.work_dir, ignore_errors=True)
         return row
 
     def runner(self, cfg: Config, name: str) -> DFQRunner:
-        """A runner of its own name, since mmengine keeps loggers and visualisers by name."""
+        """Build a runner with a unique name, because mmengine keeps loggers and visualizers by name."""
         cfg.work_dir, cfg.experiment_name = str(self.folder / "rows" / name), name
         if "visualizer" in cfg:
             cfg.visualizer = {**cfg.visualizer, "name": name}
@@ -123,10 +128,14 @@ class Ablation:
         return DFQRunner.from_cfg(cfg)
 
     def measured(self, row: Row, runner: DFQRunner) -> Row:
-        """Evaluate the runner's model into a row."""
+        """Evaluate the runner's model and add metrics, times and memory to a row.
+
+        Raises:
+            PSAQError: There is no test set.
+        """
         metrics = runner.evaluate(runner.bare_model())
         if metrics is None:
-            raise PSAQError(f"{runner.no_evaluation}: an ablation needs the evaluation's data")
+            raise PSAQError(f"an ablation needs the test set ({runner.no_evaluation}): correct it in the config")
         row.metrics = metrics
         row.seconds |= runner.seconds
         row.peak_memory_mib = peak_memory_mib()
@@ -135,7 +144,7 @@ class Ablation:
         return row
 
     def add(self, row: Row) -> None:
-        """Add a row and write all files."""
+        """Append a row and write all files."""
         self.results.rows.append(row)
         self.results.save(self.path)
         save_with(lambda path: write_csv(self.results, path), self.folder / "ablation.csv")
@@ -143,7 +152,7 @@ class Ablation:
 
 
 def write_csv(results: Results, path: Path) -> None:
-    """One line a row; metrics and seconds as columns."""
+    """Write the rows as CSV, with a column for each metric and each stage's seconds."""
     metrics = list(dict.fromkeys(key for row in results.rows for key in row.scalars))
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
@@ -159,7 +168,7 @@ def write_csv(results: Results, path: Path) -> None:
 
 
 def markdown(results: Results) -> str:
-    """All rows with their headline figures, as a Markdown table."""
+    """All rows with their main metrics, as a Markdown table."""
     metrics = main_metrics(results.rows)
     lines = [f"| arm | bits | seed | {' | '.join(metrics)} | seconds |", "|---" * (len(metrics) + 4) + "|"]
     for row in results.rows:

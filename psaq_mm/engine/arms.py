@@ -1,7 +1,7 @@
-"""The arms of the comparison: where the images come from, and what is done with them.
+"""The arms of an ablation: the source of the images, and the stages that are run with them.
 
-All arms with student steps take the same number of them, in the same batches, at the same rates, from pools that end
-equally large. Real images are training images, never those of the evaluation.
+All arms with student steps take the same number of steps, with equal batch sizes and rates, from pools of equal final
+size. Real images are training images, never those of the evaluation.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -18,14 +19,14 @@ from .recipe import recipe_of
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to quantize.
+    """A variant of the quantization.
 
     Attributes:
-        images: ``'psaq'`` (generated), ``'noise'`` (Gaussian), ``'fractal'`` (what generation starts from) or
-            ``'real'``.
+        images: ``'psaq'`` (generated), ``'noise'`` (Gaussian noise), ``'fractal'`` (the noise that generation starts
+            from) or ``'real'``.
         student: Whether the student is trained after calibration.
-        generator: Whether images go on evolving in the cycle.
-        competes: Whether they seek out the student's errors.
+        generator: Whether the cycle takes generator steps.
+        competes: Whether these steps maximise the discrepancy between teacher and student (b > 0).
     """
 
     images: str
@@ -59,16 +60,19 @@ def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: 
         arm: A key of :data:`ARMS`.
         bits: Weight and activation bits.
         seed: The row's seed.
-        samples: Where the seed's first generated images are shared between rows.
+        samples: File through which the rows of a seed share their first generated images.
+
+    Returns:
+        A copy of the recipe for the row.
 
     Raises:
-        UsageError: The arm is unknown, or needs real images that the recipe does not name.
+        UsageError: The arm is unknown, or needs real images and the recipe names no data set for them.
     """
     if arm not in ARMS:
         raise UsageError(f"arm {arm!r} is unknown: choose from fp32, {', '.join(ARMS)}")
     chosen, cfg = ARMS[arm], copy.deepcopy(cfg)
     cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
-    # What the width changes comes first: an arm without student steps must stay without.
+    # Apply by_bits first, so that it cannot set student steps that the arm turns off.
     cfg.dfq = recipe_of(cfg, bits)
     options = cfg.dfq
     options.arm = arm
@@ -94,17 +98,17 @@ def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: 
     return cfg
 
 
-def real_dataset(cfg: Config) -> dict | None:
-    """Where real images come from: ``real_images``, or else the config's training set, as the test pipeline sees it.
+def real_dataset(cfg: Config) -> dict[str, Any] | None:
+    """The data set of real images: ``real_images``, or else the config's training set with the test pipeline.
 
     Returns:
-        The data set's config; None where there is neither.
+        The config of the data set; None if the config names neither.
     """
     if "real_images" in cfg:
         return None if cfg.real_images is None else cfg.real_images.to_dict()
     if cfg.get("train_dataloader") is None or cfg.get("test_dataloader") is None:
         return None
     dataset = cfg.train_dataloader.dataset.to_dict()
-    while "dataset" in dataset:  # repeated or balanced: what counts is inside
+    while "dataset" in dataset:  # a wrapper that repeats or balances a data set
         dataset = dataset["dataset"]
     return {**dataset, "pipeline": copy.deepcopy(cfg.test_dataloader.dataset.pipeline)}

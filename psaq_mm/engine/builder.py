@@ -1,4 +1,4 @@
-"""A recipe's float and quantized model: how a run and the benchmarks get them."""
+"""Builders of the float and the quantized model of a recipe, for runs and benchmarks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .recipe import recipe_of
 
 @contextlib.contextmanager
 def usage_errors() -> Iterator[None]:
-    """Turn what quantization and generation say of a wrong setting into a usage error."""
+    """Convert errors of quantization and generation settings to usage errors."""
     try:
         yield
     except (QuantizationError, GenerationError) as error:
@@ -41,16 +41,19 @@ def usage_errors() -> Iterator[None]:
 
 
 def load_teacher(teacher: nn.Module, path: str, cfg: Config, otherwise: str = "") -> dict[str, Any]:
-    """Load the float checkpoint, safely and completely.
+    """Load all weights of the float checkpoint, without executing code from it.
 
     Args:
         teacher: The float model.
-        path: Of the checkpoint.
-        cfg: Its recipe, which says where a missing one can be had.
-        otherwise: What else can be done about a missing one.
+        path: Path or URL of the checkpoint.
+        cfg: The recipe, from which the hint for a missing checkpoint is made.
+        otherwise: Further text for this hint.
 
     Returns:
-        What the checkpoint says of itself.
+        The checkpoint's ``meta`` dictionary.
+
+    Raises:
+        PSAQError: The checkpoint is missing, cannot be read or belongs to another model.
     """
     loaded = read_checkpoint(path, hint=how_to_get(Path(path), cfg) + otherwise)
     load_weights(teacher, loaded["state_dict"], path)
@@ -58,29 +61,33 @@ def load_teacher(teacher: nn.Module, path: str, cfg: Config, otherwise: str = ""
 
 
 def teacher_of(model: nn.Module) -> Teacher:
-    """A float model as the algorithm uses it: its outputs, the taps on its attention, the units of its images."""
+    """Wrap a float model for the algorithm, with its outputs, attention taps and pixel units."""
     return Teacher(model, backbone_outputs, lambda: AttentionTaps(backbone_of(model)[1]), pixel_units(model))
 
 
 def build_student(artifact: ConfigDict, teacher: nn.Module) -> nn.Module:
-    """The quantized model as an artifact config names it, with the teacher's weights, in eval mode.
+    """Build the quantized model with the teacher's weights, in eval mode.
+
+    Args:
+        artifact: The config of the quantized model.
+        teacher: The float model.
 
     Raises:
         UsageError: The quantization is not valid.
         PSAQError: The teacher's weights do not fit.
     """
     with usage_errors():
-        # A copy, since mmpretrain's models write into their configs.
+        # A copy, because models of mmpretrain change their configs.
         student = HOST_MODELS.build(copy.deepcopy(artifact))
     missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
     own = [key for key in missing if "quantizer." not in key]
     if own or unexpected:
         raise PSAQError(f"the quantized model does not take the float weights: {(own + list(unexpected))[:3]}")
-    # In eval with gradients on: drop-path or batch statistics would be part of the distance.
+    # In eval mode even for training: drop path and batch statistics would add to the discrepancy.
     student.eval()
     without_checkpointing(student)
-    # frozen_stages of the config saved the float model's training some work, and eval() of the hosts' backbones brings
-    # it back: rounding errs in those stages too, so the student trains them like the rest.
+    # frozen_stages of the config turns off gradients, and eval() of the hosts' backbones does so again. These stages
+    # have quantization errors too, so the student trains them as all others.
     for layer in quantized_layers(student):
         for parameter in (layer.weight, layer.bias):
             if parameter is not None:
@@ -89,15 +96,16 @@ def build_student(artifact: ConfigDict, teacher: nn.Module) -> nn.Module:
 
 
 def build_pair(cfg: Config, random: bool = False) -> tuple[nn.Module, nn.Module]:
-    """The teacher and the student of a recipe, frozen; the student is not calibrated yet.
+    """Build the teacher and the student of a recipe, frozen; the student is not calibrated.
 
     Args:
         cfg: A recipe.
-        random: Whether weights are the initialisation's, which changes no time; else ``load_from`` is loaded.
+        random: Whether to keep the random initial weights, which suffice to measure times; else ``load_from`` is
+            loaded.
 
     Raises:
         UsageError: The recipe names no checkpoint.
-        PSAQError: The checkpoint is missing or of another model.
+        PSAQError: The checkpoint is missing or belongs to another model.
     """
     init_default_scope(cfg.get("default_scope") or "mmengine")
     described = without_downloads(cfg.model)

@@ -1,4 +1,4 @@
-"""Data sets that cannot be read or are of other classes than the model: one line, before any long work."""
+"""Checks of data sets before long computations; unreadable data and wrong classes give a one-line error."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from torch import nn
 from ..errors import PSAQError, UsageError
 
 UNREADABLE = (AssertionError, LookupError, RuntimeError, TypeError, ValueError, NotADirectoryError, PermissionError)
-# What mmpretrain and mmengine say where they find no image at all.
+# Parts of the messages of mmpretrain and mmengine for an empty data set.
 EMPTY = ("Found 0 files", "need at least one array")
 
 
 def build_dataset(described: dict[str, Any], model: nn.Module) -> Any:
-    """Build a data set, for a model of the same classes.
+    """Build a data set and check that its classes are those of a model.
 
     Args:
-        described: The data set's config.
+        described: The config of the data set.
         model: The model.
 
     Raises:
-        FileNotFoundError: It is not there.
-        UsageError: It cannot be read, or is of other classes.
+        FileNotFoundError: The data set does not exist.
+        UsageError: The data set cannot be read, or has other classes.
     """
     with readable(described):
         dataset = DATASETS.build(described)
@@ -38,21 +38,21 @@ def build_dataset(described: dict[str, Any], model: nn.Module) -> Any:
 
 
 def build_test_loop(runner: Runner, model: nn.Module) -> BaseLoop:
-    """A runner's test loop, built with its data set on the first call.
+    """The test loop of a runner; the first call builds its data set.
 
     Args:
-        runner: mmengine's.
+        runner: A runner of mmengine.
         model: The float model, whose classes the data set must have.
 
     Raises:
-        FileNotFoundError: The data set is not there.
-        UsageError: It cannot be read, or is of other classes than the model.
+        FileNotFoundError: The data set does not exist.
+        UsageError: The data set cannot be read, or has other classes.
     """
     loader = runner._test_dataloader
     if isinstance(loader, dict):
         described = loader["dataset"]
         with readable(described):
-            # As BaseLoop does it, where no error of other parts of the loop is taken for one of the data set.
+            # Build the dataloader here as BaseLoop would, so that only errors of the data set are converted.
             by_rank = runner._randomness_cfg.get("diff_rank_seed", False)
             loader = runner.build_dataloader(loader, seed=runner.seed, diff_rank_seed=by_rank)
         check_classes(loader.dataset, model)
@@ -62,14 +62,15 @@ def build_test_loop(runner: Runner, model: nn.Module) -> BaseLoop:
 
 @contextmanager
 def readable(described: dict[str, Any]) -> Iterator[None]:
-    """Turn what the hosts say of a data set that they cannot read into one line.
+    """Convert the hosts' errors about an unreadable data set to one-line errors.
 
     Args:
         described: The config of the data set that the block builds.
 
     Raises:
-        FileNotFoundError: Its list of images or annotations is not there.
-        UsageError: A line of the list is broken, there is no image, or it is not as the data set expects.
+        FileNotFoundError: The list of images or the annotation file does not exist.
+        UsageError: The list has a broken line, there is no image, or a file has another format than the data set
+            expects.
     """
     try:
         yield
@@ -82,8 +83,8 @@ def readable(described: dict[str, Any]) -> Iterator[None]:
         broken = broken_line(place)
         if broken:
             raise UsageError(
-                f"{place} has a broken line, {broken}: a list of images has a file's name, a space and the number of "
-                "its class in each"
+                f"{place} has a broken line, {broken}: each line of a list of images is a file name, a "
+                "space and the number of its class"
             ) from None
         raise UsageError(
             f"the data set {place} cannot be read ({type(error).__name__}: {error}): correct it, or its config"
@@ -92,13 +93,13 @@ def readable(described: dict[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def needed(described: dict[str, Any]) -> Iterator[None]:
-    """Turn a data set that is not there into one line, where nothing can be done without it.
+    """Convert the error for a missing data set, for code that cannot run without it.
 
     Args:
         described: The config of the data set that the block reads.
 
     Raises:
-        PSAQError: It is not there.
+        PSAQError: The data set does not exist.
     """
     try:
         yield
@@ -110,13 +111,13 @@ def needed(described: dict[str, Any]) -> Iterator[None]:
 
 
 def missing_path(error: FileNotFoundError) -> str:
-    """What was not there; where a worker process read it, a traceback stands before the message that says so."""
+    """The path of the missing file; an error from a worker process has it in the last line, after a traceback."""
     return str(error.filename or str(error).strip().splitlines()[-1])
 
 
 def where(described: dict[str, Any]) -> Path:
-    """The list or annotations of a data set, or its folder of images where it has no such file."""
-    while "dataset" in described:  # repeated or balanced: what is read is inside
+    """The annotation file or image list of a data set, or its image folder if it has neither."""
+    while "dataset" in described:  # a wrapper that repeats or balances a data set
         described = described["dataset"]
     root = Path(described.get("data_root") or "")
     prefix = described.get("data_prefix") or ""
@@ -126,7 +127,7 @@ def where(described: dict[str, Any]) -> Path:
 
 
 def broken_line(path: Path) -> str:
-    """The first line of a text list that is not a file's name and a number, with its place; empty where all are."""
+    """Number and text of the first line that is not a file name and a number; empty if there is none."""
     if path.suffix != ".txt" or not path.is_file():
         return ""
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
@@ -137,19 +138,22 @@ def broken_line(path: Path) -> str:
 
 
 def check_classes(dataset: Any, model: nn.Module) -> None:
-    """Make sure that a data set is of the classes that a model tells apart.
+    """Check that a data set has the classes of a model.
 
-    A list of images may lack some of them, since a sample may; a data set that names its classes names all.
+    A data set that names its classes must name as many as the model has. A list of images need not contain all classes,
+    so only its labels are checked.
 
     Args:
-        dataset: The data set, maybe made of others.
+        dataset: The data set, possibly a wrapper of others.
         model: A classifier, segmentor or detector.
 
     Raises:
-        UsageError: It isn't.
+        UsageError: The number of classes differs, or a label is out of range.
     """
     count = class_count(model)
-    for one in parts(dataset) if count is not None else ():
+    if count is None:
+        return
+    for one in parts(dataset):
         place = getattr(one, "ann_file", "") or next(iter((getattr(one, "data_prefix", None) or {}).values()), "")
         named, labels = len((getattr(one, "metainfo", None) or {}).get("classes") or ()), labels_of(one)
         if labels and min(labels) < 0:
@@ -167,7 +171,7 @@ def check_classes(dataset: Any, model: nn.Module) -> None:
 
 
 def parts(dataset: Any) -> Iterator[Any]:
-    """The data sets that one is made of by repeating, balancing or joining; itself where it isn't."""
+    """The data sets inside wrappers that repeat, balance or concatenate; else the data set itself."""
     inner = getattr(dataset, "datasets", None) or [one for one in [getattr(dataset, "dataset", None)] if one]
     for one in inner:
         yield from parts(one)
@@ -176,7 +180,7 @@ def parts(dataset: Any) -> Iterator[Any]:
 
 
 def labels_of(dataset: Any) -> set[int]:
-    """The labels of an image list of mmpretrain's; of others nothing, since there the names decide."""
+    """The labels of an image list of mmpretrain; empty for other data sets, which name their classes."""
     found: set[int] = set()
     if hasattr(dataset, "get_gt_labels"):
         with suppress(KeyError):  # images without labels
@@ -186,9 +190,9 @@ def labels_of(dataset: Any) -> set[int]:
 
 
 def class_count(model: nn.Module) -> int | None:
-    """How many classes a model tells apart, as its head says; None where it doesn't."""
+    """The number of classes of a model's head; None if the head does not state it."""
     box_head = getattr(getattr(model, "roi_head", None), "bbox_head", None)
-    # timm's classifiers are a single part
+    # the wrapper of timm's classifiers has a single part, named model
     others = (getattr(model, name, None) for name in ("bbox_head", "decode_head", "head", "model"))
     for head in (box_head, *others):
         last = head[-1] if isinstance(head, nn.ModuleList) else head

@@ -1,4 +1,4 @@
-"""The host's own evaluation of any of its configs: float, quantized or deployed."""
+"""Evaluation of a config of a host library by mmengine's runner: float, quantized or deployed."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ NUMBER = itertools.count()
 
 
 def evaluate(cfg: Config, checkpoint: str | Path, folder: Path) -> dict[str, Figure]:
-    """Run a config's test set through its model, by mmengine's runner.
+    """Evaluate a config's model on its test set.
 
     Args:
-        cfg: Of a model that a host knows, with a test set.
-        checkpoint: Its weights; all of them, no others.
+        cfg: The config of a model, with a test set.
+        checkpoint: The weights; their keys must match the model exactly.
         folder: Work dir of the runner.
 
     Returns:
-        The evaluator's figures.
+        The evaluator's metrics.
 
     Raises:
-        UsageError: The config has no test set, or it cannot be read.
-        PSAQError: The checkpoint cannot be read or is another model's, or the test set is not there.
+        UsageError: The config has no test set, or the test set cannot be read.
+        PSAQError: The checkpoint cannot be read or belongs to another model, or the test set does not exist.
     """
     if not cfg.get("test_dataloader") or not cfg.get("test_evaluator"):
         raise UsageError(f"{cfg.filename} names no test set: nothing can be evaluated")
-    loaded = read_checkpoint(checkpoint, hint="give the checkpoint that lies beside the config")
+    loaded = read_checkpoint(checkpoint, hint="give the checkpoint beside the config")
     cfg = copy.deepcopy(cfg)
-    # mmengine keeps loggers and visualisers by name for as long as a process lives: each evaluation has its own.
+    # mmengine keeps loggers and visualizers by name until the process ends, so each evaluation has its own name.
     name = f"test_{next(NUMBER)}"
     cfg.work_dir, cfg.experiment_name, cfg.load_from = str(folder), name, None
     cfg.resume = False

@@ -1,4 +1,4 @@
-"""The whole job: float figures, quantization, quantized figures, and the record of both."""
+"""A complete run: evaluate the float model, quantize, evaluate the quantized model, and record both."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ from .runner import DFQRunner
 
 
 def dataset_name(runner: DFQRunner) -> tuple[str, int]:
-    """What is evaluated on: the data set's class and folder, and the number of images; 0 where it isn't there."""
+    """Class and folder of the test set, and its number of images; 0 if it does not exist."""
     described = (runner.cfg.get("test_dataloader") or {}).get("dataset", {})
     folder = Path(str(described.get("data_root") or "")).name
-    # The loop is still a config where building it failed.
+    # The loop is still a config if building it failed.
     loop = runner._test_loop
     images = len(loop.dataloader.dataset) if isinstance(loop, BaseLoop) else 0
     return f"{named(described.get('type', 'none'))} {folder}".strip(), images
 
 
 class Job:
-    """One recipe, from the float model's figures to the quantized one's.
+    """Runs a recipe, with evaluations before and after the quantization.
 
     Args:
         cfg: The recipe.
-        console: Where the newcomer reads what happens.
+        console: Receives a line for each step.
+
+    Attributes:
+        results: The record.
+        path: The path of ``results.json``.
     """
 
     def __init__(self, cfg: Config, console: Console) -> None:
@@ -43,7 +47,7 @@ class Job:
         self.results = Results(config=str(cfg.filename), dataset="", images=0)
 
     def say(self, text: str) -> None:
-        """One line of what happens."""
+        """Print a line, in the main process only."""
         if is_main_process():
             self.console.print(f"[bold]psaq_mm[/] {text}", highlight=False)
 
@@ -73,7 +77,7 @@ class Job:
         return self.results
 
     def evaluated(self, row: Row) -> None:
-        """Evaluate the runner's model into a row."""
+        """Evaluate the runner's model and add the metrics to a row."""
         metrics = self.runner.evaluate(self.runner.bare_model())
         if metrics is None:
             self.say(f"evaluation skipped: {self.runner.no_evaluation}")
@@ -82,14 +86,14 @@ class Job:
         self.record(row)
 
     def record(self, row: Row) -> None:
-        """Bring a row up to date and write the file."""
+        """Update times and memory of a row and write the file."""
         row.seconds |= self.runner.seconds
         row.peak_memory_mib = peak_memory_mib()
         if is_main_process():
             self.results.save(self.path)
 
     def closing_table(self) -> Table:
-        """The main figures of float and quantized model side by side."""
+        """The main metrics of the float and the quantized model."""
         return results_table(self.results)
 
 
@@ -97,14 +101,14 @@ class RecordHook(Hook):
     """Writes ``results.json`` at the end of every stage.
 
     Args:
-        job: Whose record.
-        row: The row that the stages belong to.
+        job: The job whose record is written.
+        row: The row of the quantized model.
     """
 
     def __init__(self, job: Job, row: Row) -> None:
         self.job, self.row = job, row
 
     def after_stage(self, runner: DFQRunner, stage: str) -> None:
-        """Write what is known of the row."""
+        """Add the hash of the samples to the row and write the file."""
         self.row.samples_sha256 = runner.pool.sha256()
         self.job.record(self.row)

@@ -1,4 +1,4 @@
-"""Whether a deployed model is the simulated one: its maps, and the figures of the host's evaluator."""
+"""Comparison of deployed models with the simulation, by feature maps and by the host's evaluation."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ WIDTHS = {"weight_bits": 8, "activation_bits": 8}
 def check_parity(
     name: str, artifact: Artifact, checkpoint: Path, size: tuple[int, int], engines: Sequence[str], images: int = 8
 ) -> Iterator[dict[str, Any]]:
-    """Export for every engine, and compare with the simulation.
+    """Export a model for each engine and compare it with the simulation in torch.
 
     Args:
-        name: What the rows call the model.
-        artifact: What was quantized; its config's test set is evaluated on.
-        checkpoint: Its file.
-        size: Height and width that is exported.
-        engines: ``'onnxruntime'``, ``'openvino'``.
-        images: On how many images of the test set the backbone's maps are compared.
+        name: Name of the model in the rows.
+        artifact: The quantized model; its config's test set is used.
+        checkpoint: The checkpoint of the artifact.
+        size: Height and width of the exported model.
+        engines: Names of engines, ``'onnxruntime'`` or ``'openvino'``.
+        images: Number of test images for the comparison of feature maps.
 
     Yields:
         A row for the simulation and for every engine: ``{"model", "bits", "size", "engine", "sqnr_db", "metrics"}``.
-        ``sqnr_db`` is the signal-to-noise ratio of a level's maps against the simulation's, the lowest of all levels
-        (None for the simulation); metrics are the evaluator's.
+        ``sqnr_db`` is the lowest signal-to-noise ratio over the levels of the feature maps, with the simulation as
+        reference (None for the simulation itself); ``metrics`` are the evaluator's.
 
     Raises:
-        UsageError: The config has no test set, or its model no backbone of its own.
-        ExportError: An engine is not installed, or the exported size does not hold the images.
+        UsageError: The config has no test set, or its model no separate backbone.
+        ExportError: An engine is not installed, or the images are larger than the exported size.
     """
     cfg = artifact.cfg
     if not cfg.get("test_dataloader"):
@@ -56,17 +56,20 @@ def check_parity(
         expected = [simulated(artifact, batch) for batch in batches]
         bits = "w{weight_bits}a{activation_bits}".format(**{**WIDTHS, **artifact.quantization})
         row = {"model": name, "bits": bits, "size": f"{size[0]}x{size[1]}"}
-        # What cannot be is said before the long evaluations.
-        deployed = {}
+        # All exports come first, so that they fail before a long evaluation.
+        deployed: dict[str, tuple[Path, Path, float]] = {}
         for engine in engines:
             kind = next(kind for kind, runs_on in RUNS_ON.items() if runs_on == engine)
             target = folder / f"{engine}{FORMATS[kind]}"
             written = export(artifact, target, kind, size)
             if len(written) < 3:
-                raise UsageError("this model has no backbone of its own: it is deployed as one piece")
+                raise UsageError(
+                    "this model has no separate backbone, so no host tool runs its export: use tools/export.py alone"
+                )
             backbone = RuntimeBackbone(str(target), engine)
             found = [list(backbone(batch)) for batch in batches]
-            deployed[engine] = *written[-2:], round(lowest_sqnr(expected, found), 1)
+            config, rest = written[-2:]
+            deployed[engine] = config, rest, round(lowest_sqnr(expected, found), 1)
         metrics = figures(cfg, checkpoint, folder / "simulation")
         yield {**row, "engine": "simulation", "sqnr_db": None, "metrics": metrics}
         for engine, (config, rest, noise) in deployed.items():
@@ -75,15 +78,16 @@ def check_parity(
 
 
 def first_batches(artifact: Artifact, images: int) -> Iterator[Tensor]:
-    """The first images of the test set as the backbone gets them."""
+    """The first images of the test set in batches, as inputs of the backbone."""
     described = copy.deepcopy(artifact.cfg.test_dataloader)
     described.update(num_workers=0, persistent_workers=False)
+    preprocess: Any = artifact.model.data_preprocessor
     seen = 0
     with needed(described["dataset"]):
         with readable(described["dataset"]):
             loader = Runner.build_dataloader(described)
         for data in loader:
-            batch = artifact.model.data_preprocessor(data, False)["inputs"]
+            batch = preprocess(data, False)["inputs"]
             yield batch[: images - seen]
             seen += len(batch)
             if seen >= images:
@@ -92,12 +96,12 @@ def first_batches(artifact: Artifact, images: int) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def simulated(artifact: Artifact, batch: Tensor) -> list[Tensor]:
-    """The simulation's maps."""
+    """The feature maps of the simulation."""
     return backbone_outputs(artifact.model, batch)
 
 
 def lowest_sqnr(expected: Iterable[list[Tensor]], found: Iterable[list[Tensor]]) -> float:
-    """Decibels of the level that differs most, over all batches."""
+    """The lowest SQNR in dB over the levels, each computed over all batches."""
     levels = zip(*expected, strict=True), zip(*found, strict=True)
     return min(
         sqnr(torch.cat([one.flatten() for one in ours]), torch.cat([one.flatten() for one in theirs]))
@@ -106,6 +110,6 @@ def lowest_sqnr(expected: Iterable[list[Tensor]], found: Iterable[list[Tensor]])
 
 
 def figures(cfg: Config, checkpoint: Path, folder: Path) -> dict[str, float]:
-    """What tables show of the host's evaluation."""
+    """The metrics of the host's evaluation that tables show."""
     found = evaluate(cfg, checkpoint, folder)
     return {key: round(value, 4) for key, value in found.items() if isinstance(value, float) and metric_of(key)}

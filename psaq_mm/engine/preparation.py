@@ -1,4 +1,4 @@
-"""From a recipe to the config that mmengine's runner is built from."""
+"""Configs: reading a recipe, and preparing it for mmengine's runner."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler",
 
 
 def runner_config(cfg: Config) -> Config:
-    """A copy of a recipe without what belongs to the float model's training, and with our hooks.
+    """A copy of a recipe without the settings of the float model's training, and with our hooks.
 
     Raises:
         UsageError: The recipe is not valid.
@@ -33,19 +33,19 @@ def runner_config(cfg: Config) -> Config:
         policy_of(cfg.dfq.quantization)
     for key in TRAINING:
         cfg[key] = None
-    # Without a seed of its own a run could not be resumed, nor its record be made again.
+    # mmengine would draw a random seed, and the run could be neither resumed nor reproduced.
     randomness = dict(cfg.get("randomness") or {})
     cfg.randomness = {**randomness, "seed": randomness.get("seed") or 0}
     if cfg.get("data_preprocessor") is not None:
-        # mmpretrain's stands beside the model, where mmengine would hand it to the float model alone.
+        # mmpretrain's configs have it outside the model, where mmengine would give it to the float model only.
         cfg.model.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
-    # The zoo's configs would fetch ImageNet weights that the checkpoint replaces at once.
+    # Configs of model zoos download ImageNet weights, which the checkpoint would replace.
     cfg.model = without_downloads(cfg.model)
-    # A checkpoint holds averaged weights already; the hook would put its own copy in their place.
+    # The checkpoint holds the averaged weights already; the hook would replace them by its own copy.
     kept = [hook for hook in cfg.get("custom_hooks") or [] if not short_type(hook).endswith("EMAHook")]
     present = {short_type(hook) for hook in kept}
     cfg.custom_hooks = [*kept, *({"type": f"psaq_mm.{name}"} for name in HOOKS if name not in present)]
-    # mmengine wants a test with all of its parts, or none; some of them are empty dictionaries.
+    # mmengine accepts a stage only with all of its parts or none; empty dictionaries count as parts.
     for stage in ("val", "test"):
         parts = [f"{stage}_{part}" for part in ("dataloader", "evaluator", "cfg")]
         if any(cfg.get(part) is None for part in parts):
@@ -59,23 +59,26 @@ def open_config(
     work_dir: str | Path | None = None,
     checkpoint: str | Path | None = None,
 ) -> Config:
-    """Read a config, and import the libraries that it needs.
+    """Read a config and import the libraries that it needs.
 
     Args:
         name: A path, the name of one of the package's recipes, or a config, which is not changed.
         options: Keys such as ``'dfq.generate.images'`` and their values.
-        work_dir: Where results go; default: the config's, or ``work_dirs/NAME``.
-        checkpoint: The float checkpoint; default: the config's ``load_from``.
+        work_dir: Folder for the results; default: the config's, or ``work_dirs/NAME``.
+        checkpoint: Path of the float checkpoint; default: the config's ``load_from``.
+
+    Returns:
+        The config with the options merged in.
 
     Raises:
-        UsageError: There is no such file nor name, or it cannot be read.
-        PSAQError: A library that it needs is missing.
+        UsageError: No config has this path or name, or the config cannot be read.
+        PSAQError: A library that the config needs is missing.
     """
     path = Path(name.filename or "config.py") if isinstance(name, Config) else find_config(name)
     try:
         cfg = copy.deepcopy(name) if isinstance(name, Config) else Config.fromfile(path)
         cfg.merge_from_dict(options or {})
-    except Exception as error:  # a config is a program: anything can be wrong in it
+    except Exception as error:  # a config is a program, which can raise any exception
         raise UsageError(f"the config {path} cannot be read ({error}): correct it") from None
     import_host(cfg)
     cfg.work_dir = str(work_dir or cfg.get("work_dir") or Path("work_dirs") / path.stem)
@@ -87,10 +90,10 @@ def open_config(
 
 
 def import_host(cfg: Config) -> None:
-    """Import the libraries whose models a config speaks of, and none of the others: each takes seconds.
+    """Import only the host libraries that a config uses, because each import takes seconds.
 
     Raises:
-        PSAQError: One of them is not installed, or does not fit the rest.
+        PSAQError: One of them is not installed or cannot be imported.
     """
     scope, parts = cfg.get("default_scope"), foreign_parts(cfg.get("model"))
     if scope in HOSTS:
@@ -102,12 +105,14 @@ def import_host(cfg: Config) -> None:
         wanted = ("datasets", "evaluation", "visualization") if library == scope else ("models",)
         try:
             import_quietly(*(f"{library}.{one}" for one in wanted))
-        except Exception as error:  # a version conflict raises anything, such as TypeError or AssertionError
-            raise PSAQError(f"the config needs {library} ({part}), which cannot be imported ({error})") from None
+        except Exception as error:  # version conflicts raise any exception, such as TypeError or AssertionError
+            raise PSAQError(
+                f"the config needs {library} ({part}), which cannot be imported ({error}): reinstall it"
+            ) from None
 
 
 def foreign_parts(model: Any) -> dict[str, str]:
-    """The libraries that a model's parts name (``type='mmseg.Feature2Pyramid'``), each with the first such type."""
+    """The host libraries that a model's types name (``type='mmseg.Feature2Pyramid'``), each with its first type."""
     found: dict[str, str] = {}
     if isinstance(model, dict):
         kind = named(model.get("type") or "")

@@ -1,4 +1,4 @@
-"""The recipe: the ``dfq`` section of a config, and what a bit width changes in it."""
+"""The recipe: the ``dfq`` section of a config, with its changes by bit width."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..utils.config_lookup import find_file
 
 KEYS = ("quantization", "generate", "calibrate", "distill", "by_bits", "arm", "progress", "pool_capacity")
-# Names before version 0.2, by section; recipes that use them work as before.
+# Old names of keys (before version 0.2), which are still accepted.
 OLD_SECTIONS = {"images": "generate", "cycle": "distill", "quiet": "progress"}
 DEFAULTS = {"mmdet": "dfq_coco", "mmseg": "dfq_ade20k", "mmpretrain": "dfq_imagenet"}
 OLD_QUANTIZATION = {"weight_range": "weight_observer", "activation_range": "activation_observer"}
@@ -19,10 +19,13 @@ OLD_DISTILL = {"distance": "discrepancy", "place": "distill_on"}
 
 
 def parse_bits(text: str) -> tuple[int, int]:
-    """Weight and activation bits of ``w4a8``.
+    """Parse a bit width such as ``w4a8``.
+
+    Returns:
+        Bits of weights and of activations.
 
     Raises:
-        UsageError: It is written otherwise.
+        UsageError: The text has another form.
     """
     weight, _, activation = text.lower().removeprefix("w").partition("a")
     if not (weight.isdigit() and activation.isdigit()):
@@ -31,21 +34,21 @@ def parse_bits(text: str) -> tuple[int, int]:
 
 
 def recipe_of(cfg: Config, bits: tuple[int, int] | None = None) -> ConfigDict:
-    """The recipe of a config at its bit width, or at another.
+    """The recipe of a config at a bit width.
 
-    ``by_bits`` says what a width changes, key by key and nested as the recipe itself::
+    ``by_bits`` holds the changes for each width, nested as the recipe itself::
 
-        by_bits=dict(w4a4=dict(quantization=dict(activation_observer='percentile'), cycle=dict(student_steps=30)))
+        by_bits=dict(w4a4=dict(quantization=dict(activation_observer='percentile'), distill=dict(student_steps=30)))
 
     Args:
-        cfg: A config with a ``dfq`` section, which stays as it is.
-        bits: Weight and activation bits; None takes those that the recipe says (8 where it doesn't).
+        cfg: A config with a ``dfq`` section; it is not changed.
+        bits: Bits of weights and of activations; None for those of the recipe (default 8).
 
     Returns:
-        A copy of the section without ``by_bits``, with the changes of the width made.
+        A copy of the section in which ``by_bits`` is applied and removed.
 
     Raises:
-        UsageError: There is no such section, a key of it is unknown, or a width cannot be read.
+        UsageError: The config has no ``dfq`` section, a key is unknown, or a width cannot be parsed.
     """
     if cfg.get("dfq") is None:
         raise UsageError("the config has no dfq section: start from one of configs/, or give mmdet's tools the config")
@@ -66,13 +69,13 @@ def recipe_of(cfg: Config, bits: tuple[int, int] | None = None) -> ConfigDict:
 
 
 def default_recipe(scope: str | None) -> ConfigDict:
-    """The ``dfq`` section that a config without one gets: that of the full-size recipes of its library.
+    """The ``dfq`` section for a config without one: that of the full-size recipes of its library.
 
     Args:
         scope: ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``.
 
     Raises:
-        UsageError: It is none of them.
+        UsageError: The scope is none of these.
     """
     if scope not in DEFAULTS:
         raise UsageError(f"default_scope {scope!r} has no default recipe: set it to one of {', '.join(DEFAULTS)}")
@@ -80,12 +83,12 @@ def default_recipe(scope: str | None) -> ConfigDict:
 
 
 def with_new_names(section: ConfigDict) -> ConfigDict:
-    """A section, or a width's changes, with the names of this version; it is changed in place.
+    """Rename old keys of a section, or of the changes for a width, in place.
 
-    Where an old name stands beside the new one, as after ``--cfg-options dfq.images.steps=9`` on one of our recipes,
-    it is merged over it.
+    If a section has the old and the new name, for example after ``--cfg-options dfq.images.steps=9``, the value of the
+    old name is merged over that of the new one.
     """
-    section.pop("traceback", None)  # never read
+    section.pop("traceback", None)  # an old key without effect
     for old, new in OLD_SECTIONS.items():
         if old in section:
             merge_over(section, new, section.pop(old))
@@ -98,7 +101,7 @@ def with_new_names(section: ConfigDict) -> ConfigDict:
 
 
 def merge_over(section: ConfigDict, key: str, value: Any) -> None:
-    """Merge a value over the one of a key, as configs are merged: ``_delete_`` replaces all of it."""
+    """Merge a value over that of a key by the rules of configs; ``_delete_=True`` replaces the whole value."""
     merged = Config({key: section.get(key)}) if section.get(key) is not None else Config({})
     merged.merge_from_dict({key: value.to_dict() if isinstance(value, ConfigDict) else value})
     section[key] = merged[key]
@@ -107,7 +110,7 @@ def merge_over(section: ConfigDict, key: str, value: Any) -> None:
 
 
 def check_keys(options: dict[str, Any]) -> None:
-    """Make sure that a section or a width's changes hold nothing that would be ignored.
+    """Check that a section, or the changes for a width, have only known keys.
 
     Raises:
         UsageError: A key is unknown.

@@ -1,4 +1,4 @@
-"""``results.json``: the record that every run leaves, in one schema."""
+"""``results.json``, the record of a run, and its table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..utils.atomic_files import save_json
 from ..utils.metrics import metric_of
 
 SCHEMA = 1
-# What an evaluator may give: a number, or several (a class each, say) in nested lists or by name.
+# A metric: a number, or several numbers (for example one a class) in nested lists or dictionaries.
 Figure = Any
 STAGES = ("generate", "calibrate", "distill", "evaluate")
 
@@ -32,10 +32,10 @@ class Row:
         weight_bits: Bits of weights (32 for ``fp32``).
         activation_bits: Bits of activations.
         seed: The run's seed.
-        metrics: The evaluator's own keys and values (:func:`as_figure`); empty where evaluation was skipped.
-        samples_sha256: Hash of the images used, empty for none.
-        seconds: Wall seconds by stage.
-        peak_memory_mib: Highest resident memory while the row was made.
+        metrics: The evaluator's keys and values (:func:`as_figure`); empty if the evaluation was skipped.
+        samples_sha256: Hash of the samples; empty without samples.
+        seconds: Wall-clock seconds of each stage.
+        peak_memory_mib: Peak resident memory in MiB.
     """
 
     arm: str
@@ -49,13 +49,21 @@ class Row:
 
     @property
     def scalars(self) -> dict[str, float]:
-        """The metrics that are one number each: what tables can show."""
+        """The metrics that are a single number."""
         return {key: value for key, value in self.metrics.items() if isinstance(value, (int, float))}
 
 
 @dataclass
 class Results:
-    """The whole record of a run; ``save`` writes it atomically."""
+    """The record of a run.
+
+    Attributes:
+        config: Path of the config.
+        dataset: Class and folder of the test set.
+        images: Number of test images.
+        coverage: Numbers of quantized and of float tensors.
+        rows: One row for each model.
+    """
 
     config: str
     dataset: str
@@ -64,7 +72,7 @@ class Results:
     rows: list[Row] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
-        """Write the JSON of schema 1; single figures that are not finite are left out of ``metrics``."""
+        """Write the JSON of schema 1 atomically; metrics that are not finite are left out."""
         rows = [asdict(row) for row in self.rows]
         for row in rows:
             rounded = {key: rounded_figure(value) for key, value in row["metrics"].items()}
@@ -75,7 +83,7 @@ class Results:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Results:
-        """The inverse of what ``save`` writes."""
+        """Read the dictionary that ``save`` writes."""
         rows = [Row(**row) for row in data["rows"]]
         for row in rows:  # the stage's name before version 0.2
             if "distil" in row.seconds:
@@ -84,7 +92,7 @@ class Results:
 
 
 def as_figure(value: Any) -> Figure:
-    """An evaluator's value as JSON can hold it: numbers as float, tensors and arrays as nested lists, others as text.
+    """Convert a metric for JSON: numbers to float, tensors and arrays to nested lists, other objects to text.
 
     Example: ``SingleLabelMetric(average=None)`` gives a list with a number a class, ``ConfusionMatrix`` a tensor.
     """
@@ -100,7 +108,7 @@ def as_figure(value: Any) -> Figure:
 
 
 def rounded_figure(value: Figure) -> Figure:
-    """A figure with six digits after the point; None in place of numbers that are not finite."""
+    """A metric rounded to six decimals; numbers that are not finite become None."""
     if isinstance(value, dict):
         return {key: rounded_figure(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -111,15 +119,15 @@ def rounded_figure(value: Figure) -> Figure:
 
 
 def main_metrics(rows: list[Row]) -> list[str]:
-    """The figures worth a column: each evaluator's headline, in its own order."""
+    """The keys of the evaluators' main metrics, in the order of the rows."""
     return list(dict.fromkeys(key for row in rows for key in row.scalars if metric_of(key)))
 
 
 def results_table(results: Results) -> Table:
-    """The rows with their headline figures."""
+    """The rows with their main metrics."""
     columns = {key: metric for key in main_metrics(results.rows) if (metric := metric_of(key))}
     table = Table(title=f"{results.dataset}, {results.images} images")
-    # What compares with the float model needs no prefix to be told apart, and 80 columns have no room for it.
+    # Without the prefix "float/" the table fits into 80 columns.
     heads = [key.removeprefix("float/") for key in columns]
     for head in ("arm", "bits", "seed", *heads, "seconds", "peak MiB"):
         table.add_column(head, justify="left" if head in ("arm", "bits") else "right")
@@ -134,7 +142,7 @@ def results_table(results: Results) -> Table:
 
 @contextmanager
 def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the block's wall seconds to a stage."""
+    """Add the wall-clock seconds of the block to a stage."""
     start = time.monotonic()
     try:
         yield

@@ -1,7 +1,9 @@
-"""The state of a run: what its stages share, and what a stopped run continues from."""
+"""The state of a run: the data that its stages share and from which a stopped run resumes."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object, barrier, get_rank
+from mmengine.dist import all_gather_object, barrier, get_rank, get_world_size
 from torch import nn
 
 from ..distillation import DistillState, GenerateState, Teacher
@@ -23,17 +25,16 @@ from ..utils.image_store import DiskImageStore
 
 @dataclass
 class RunState:
-    """What the stages of a run share.
+    """The data that the stages of a run share.
 
     Attributes:
         folder: The work dir.
-        recipe: Hash of what must be equal for a run to be resumed.
-        seed: Of the run.
-        teacher: The full-precision network and how it is used.
-        generator: Random numbers of this process, on the CPU.
-        images: Where this process keeps its images.
+        recipe: Hash of the settings (:func:`recipe_hash`), which a resumed run must have too.
+        seed: Seed of the run.
+        teacher: The full-precision network.
+        generator: Random number generator of this process, on the CPU.
+        images: Image store of this process.
         pool: The samples.
-        student: The quantized network; None until it is built.
         done: Names of the finished stages, in order.
         generate: Progress of the stage ``generate``.
         distill: Progress of the stage ``distill``.
@@ -47,20 +48,34 @@ class RunState:
     generator: torch.Generator
     images: DiskImageStore
     pool: SamplePool
-    student: nn.Module | None = None
     done: list[str] = field(default_factory=list)
     generate: GenerateState = field(default_factory=GenerateState)
     distill: DistillState = field(default_factory=DistillState)
     seconds: dict[str, float] = field(default_factory=dict)
+    _student: nn.Module | None = field(default=None, init=False, repr=False)
+
+    @property
+    def student(self) -> nn.Module:
+        """The quantized network.
+
+        Raises:
+            PSAQError: It has not been built yet.
+        """
+        if self._student is None:
+            raise PSAQError("the quantized model is not built yet: call the runner's prepare() first")
+        return self._student
+
+    @student.setter
+    def student(self, student: nn.Module) -> None:
+        self._student = student
 
     @property
     def path(self) -> Path:
-        """Where this process saves its state."""
+        """The file of this process's state."""
         return self.folder / f"dfq_state{get_rank() or ''}.pth"
 
     def save(self) -> None:
-        """Write the state, atomically; images are in files of their own."""
-        assert self.student is not None, "the student is built before any stage runs"
+        """Write the state atomically, and keep the one before as a backup; images have files of their own."""
         saved = {
             "recipe": self.recipe,
             "done": list(self.done),
@@ -78,16 +93,15 @@ class RunState:
         self.images.retain(image_names(saved))
 
     def restore(self, logger: logging.Logger) -> None:
-        """Continue from the saved state, where there is one.
+        """Load the saved state if there is one.
 
         Args:
-            logger: Told where the run continues.
+            logger: Receives a line on the state that was loaded.
 
         Raises:
             UsageError: The state belongs to another recipe.
-            PSAQError: It cannot be read, lacks a part, or the processes have none in common.
+            PSAQError: The state cannot be read or is incomplete, or the processes have no common state.
         """
-        assert self.student is not None, "the student is built before a state is restored"
         chosen = common_state(readable_states(self.path, self.images))
         if chosen is None:
             logger.info("nothing to resume: starting anew")
@@ -116,19 +130,19 @@ class RunState:
 
 
 def previous_path(path: Path) -> Path:
-    """Where the state before the last one is kept, in case the last one cannot be read."""
+    """The file of the second last state, for the case that the last one cannot be read."""
     return path.with_suffix(".previous.pth")
 
 
 def readable_states(path: Path, images: DiskImageStore) -> list[tuple[Path, dict[str, Any]]]:
-    """The last state and the one before it, those of them that can be read and whose images exist.
+    """Those of the last two states that can be read and whose images exist, newest first.
 
     Args:
-        path: Of the last state.
-        images: The process's images.
+        path: The file of the last state.
+        images: Image store of this process.
 
     Raises:
-        PSAQError: There are states, and none can be read.
+        PSAQError: State files exist, but none can be read.
     """
     found, paths = [], [one for one in (path, previous_path(path)) if one.exists()]
     for one in paths:
@@ -137,7 +151,7 @@ def readable_states(path: Path, images: DiskImageStore) -> list[tuple[Path, dict
             images.check(image_names(saved))
             point(saved)
             found.append((one, saved))
-        except Exception:  # a flipped bit can raise anything here; the answer is the same
+        except Exception:  # a damaged file can raise any exception
             continue
     if paths and not found:
         raise PSAQError(f"{path} cannot be read: delete it and start anew")
@@ -145,20 +159,20 @@ def readable_states(path: Path, images: DiskImageStore) -> list[tuple[Path, dict
 
 
 def image_names(saved: dict[str, Any]) -> set[str]:
-    """The images that a saved state needs: the pool's, and the finished ones of a generation in progress."""
+    """The images that a saved state refers to: those of the pool, and finished ones of an unfinished generation."""
     return {*saved["pool"]["names"], *(name for batch in saved["generate"]["done"] for name in batch)}
 
 
 def point(saved: dict[str, Any]) -> tuple[Any, ...]:
-    """How far a run was: what must be equal in all processes that continue together."""
+    """Recipe and progress of a saved state, which must be equal in all processes of a resumed run."""
     return saved["recipe"], *saved["done"], saved["distill"]["cycle"]
 
 
 def common_state(states: list[tuple[Path, dict[str, Any]]]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest state that every process has; None where no process has any.
+    """The newest state that all processes have; None if no process has a state.
 
     Raises:
-        PSAQError: The processes have none in common.
+        PSAQError: The processes have no common state.
     """
     everyones = all_gather_object([point(saved) for _, saved in states])
     for path, saved in states:
@@ -167,3 +181,11 @@ def common_state(states: list[tuple[Path, dict[str, Any]]]) -> tuple[Path, dict[
     if any(everyones):
         raise PSAQError("the processes stopped at different points: delete dfq_state*.pth and start anew")
     return None
+
+
+def recipe_hash(model: dict[str, Any], recipe: dict[str, Any], seed: int | None) -> str:
+    """SHA-256 of the settings that must be equal for a run to be resumed."""
+    parts: dict[str, Any] = {"model": model, "dfq": recipe, "seed": seed}
+    if get_world_size() > 1:  # the processes share the work by their number
+        parts["processes"] = get_world_size()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.dist import get_rank, get_world_size, is_distributed, is_main_process
+from mmengine.dist import get_rank, is_distributed, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
@@ -46,7 +45,7 @@ from .builder import build_student, load_teacher, teacher_of, usage_errors
 from .dataset_checks import build_test_loop, missing_path
 from .preparation import runner_config
 from .results import Figure, as_figure, timed
-from .run_state import RunState, previous_path
+from .run_state import RunState, previous_path, recipe_hash
 
 STAGES = {"generate": "GenerateLoop", "calibrate": "CalibrateLoop", "distill": "DistillLoop"}
 
@@ -55,31 +54,34 @@ STAGES = {"generate": "GenerateLoop", "calibrate": "CalibrateLoop", "distill": "
 class DFQRunner(Runner):
     """Quantizes a trained model without data.
 
-    ``train()`` (so that the hosts' own training tools can launch it) generates images, calibrates a quantized
-    student, lets both evolve and writes the quantized checkpoint. ``val()`` and ``test()`` are mmengine's: they
-    evaluate the float model before ``train()`` and the quantized one after.
+    ``train()`` generates images, calibrates the quantized student, runs the teacher-student cycle and writes the
+    quantized checkpoint; it has this name so that the hosts' training tools can run it. ``val()`` and ``test()`` are
+    mmengine's: they evaluate the float model before ``train()`` and the quantized model after it.
 
-    The config is the host's with ``runner_type='psaq_mm.DFQRunner'``, ``load_from`` and ``dfq``, whose keys are
-    ``quantization`` (a policy and its ``scope``), ``generate``, ``calibrate`` and ``distill`` (the stages' loops),
-    ``by_bits`` (what a bit width changes in these), ``arm`` (a name for the results) and ``progress`` (a progress bar
-    on the terminal, while the log goes to its file alone).
+    The config is the host's with ``runner_type='psaq_mm.DFQRunner'``, ``load_from`` and ``dfq``. The keys of ``dfq``
+    are ``quantization`` (a policy and its ``scope``), ``generate``, ``calibrate`` and ``distill`` (the loops of the
+    stages), ``by_bits`` (changes of these by bit width), ``pool_capacity`` (the largest number of samples), ``arm`` (a
+    name for the results) and ``progress`` (show a progress bar on the terminal and write the log to its file only).
 
     Attributes:
         teacher: The float model.
-        state: What the stages share and a resumed run continues from: student, samples, progress.
-        stages: The stages' loops by name, after ``prepare()``.
-        coverage: What is quantized and what is not, after ``train()``.
-        artifact_paths: Config and checkpoint of the quantized model, after ``train()``.
-        missing_data: The path of a test set that does not exist, after ``evaluate()``; else empty.
-        no_evaluation: Why ``evaluate()`` gave no figures; else empty.
+        state: The data that the stages share and a resumed run loads: student, samples, progress.
+        stages: The loops of the stages by name; empty before ``prepare()``.
+        coverage: The quantized and the float tensors; empty before ``train()``.
+        artifact: Config of the quantized model; empty before ``prepare()``.
+        artifact_paths: Paths of the quantized model's config and checkpoint, which ``train()`` writes.
+        missing_data: The path of a test set that ``evaluate()`` did not find; else empty.
+        no_evaluation: The reason why ``evaluate()`` returned None; else empty.
     """
 
     teacher: nn.Module
     state: RunState
+    _has_loaded: bool
+    _test_loop: Any
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> DFQRunner:
-        """Build from a recipe.
+        """Build a runner from a recipe.
 
         Raises:
             UsageError: The recipe is not valid or the work dir not writable.
@@ -100,35 +102,35 @@ class DFQRunner(Runner):
         self.termination = Termination()
         self.checkpoint_meta: dict[str, Any] = {}
         self.shows_progress = bool(self.options.get("progress", False))
-        self.coverage: CoverageReport | None = None
-        self.artifact: ConfigDict | None = None
+        self.coverage = CoverageReport(())
+        self.artifact = ConfigDict()
         self.artifact_paths = self.folder / "quantized.py", self.folder / "quantized.pth"
         self.missing_data, self.no_evaluation = "", ""
         self.seconds: dict[str, float] = {}
         self.state = self.new_state()
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
-        """mmengine's, and for processes without a GPU gloo: mmengine would ask CUDA for a device."""
+        """Set up the environment as mmengine does; use gloo without a GPU, where mmengine would require CUDA."""
         if self._launcher == "pytorch" and not torch.cuda.is_available() and not is_distributed():
             torch.distributed.init_process_group("gloo")
         super().setup_env(env_cfg)
 
     def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
-        """mmengine's; what keeps it from being built is one line.
+        """Build the model as mmengine does, with one-line errors.
 
         Raises:
-            UsageError: A part is unknown, or does not take its arguments.
-            PSAQError: A part needs a package or a file that is not there.
+            UsageError: The type of a part is unknown, or its arguments are wrong.
+            PSAQError: A part needs a package or a file that does not exist.
         """
         with buildable(self.cfg, "model"):
             return super().build_model(model)
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        """The model on its device, never wrapped: the teacher is not trained, and the cycle averages gradients."""
+        """Move the model to its device; no distributed wrapper, because the cycle averages gradients itself."""
         return model.to(get_device())
 
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
-        """mmengine's logger; with ``progress`` only our own warnings and errors reach the terminal."""
+        """Build mmengine's logger; with ``progress``, only our own warnings and errors go to the terminal."""
         logger = super().build_logger(log_level, log_file, **kwargs)
         if self.cfg.get("dfq", {}).get("progress", False):
             keep_terminal_quiet(logger)
@@ -145,12 +147,16 @@ class DFQRunner(Runner):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the models."""
         return next(self.teacher.parameters()).device
 
     @property
     def student(self) -> nn.Module:
-        """The quantized model, after ``prepare()``."""
+        """The quantized model.
+
+        Raises:
+            PSAQError: ``prepare()`` has not been called.
+        """
         return self.state.student
 
     @property
@@ -159,7 +165,11 @@ class DFQRunner(Runner):
         return self.state.pool
 
     def load_or_resume(self) -> None:
-        """Load the float checkpoint, once, safely and completely."""
+        """Load the float checkpoint unless it is loaded already.
+
+        Raises:
+            PSAQError: The config names no checkpoint, or it cannot be loaded.
+        """
         if self._has_loaded:
             return
         if self._load_from is None:
@@ -169,9 +179,9 @@ class DFQRunner(Runner):
         self.logger.info(f"loaded {self._load_from}")
 
     def prepare(self) -> None:
-        """Load the checkpoint and build the student and all stages, once.
+        """Load the checkpoint and build the student and all stages, unless they are built already.
 
-        A setting that is not valid is an error here, before a long evaluation or generation.
+        Invalid settings fail here, before a long evaluation or generation.
         """
         if self.stages:
             return
@@ -183,12 +193,12 @@ class DFQRunner(Runner):
             self.logger.info(f"activation checkpointing of {len(found)} modules is off while the model is quantized")
         self.artifact = artifact_model(ConfigDict(self.cfg.model), self.quantization)
         stages = {key: self.build_stage(key, default) for key, default in STAGES.items()}
-        # The student last, so that an unsupported backbone is not reported as a bad pattern of the policy.
+        # Build the student last, so that an unsupported backbone is not reported as a bad pattern of the policy.
         self.state.student = build_student(self.artifact, self.teacher).to(self.device)
         self.stages = stages
 
     def new_state(self) -> RunState:
-        """The state of a run that has not begun."""
+        """The initial state of a run."""
         seed, rank = self.seed or 0, get_rank()
         images = DiskImageStore(self.folder / f"pool{rank or ''}")
         return RunState(
@@ -203,14 +213,14 @@ class DFQRunner(Runner):
         )
 
     def train(self) -> nn.Module:
-        """Quantize: generate, calibrate, let teacher and student evolve, freeze, save.
+        """Quantize the model: run all stages, freeze the student and save it.
 
         Returns:
             The quantized model; also ``self.model``.
 
         Raises:
-            PSAQError: An error of the input; the message says what to change.
-            Terminated: SIGTERM came; the run goes on from the last state saved.
+            PSAQError: The input or a setting is not valid, or the run fails.
+            Terminated: SIGTERM was received; the run can be resumed from the last saved state.
         """
         self.call_hook("before_run")
         self.prepare()
@@ -229,7 +239,7 @@ class DFQRunner(Runner):
         return self.student
 
     def run_stage(self, stage: str) -> None:
-        """Run a stage unless a resumed run has finished it, and call the hooks at its end."""
+        """Run a stage and the hooks after it, unless the resumed state has this stage done."""
         if stage in self.state.done:
             return
         with timed(self.seconds, stage):
@@ -239,7 +249,15 @@ class DFQRunner(Runner):
         self.termination.check()
 
     def build_stage(self, key: str, default: str) -> BaseLoop:
-        """Build a stage's loop from the config."""
+        """Build the loop of a stage.
+
+        Args:
+            key: The stage's key in the recipe.
+            default: The loop's type if the recipe names none.
+
+        Raises:
+            UsageError: The options of the stage are not valid.
+        """
         with usage_errors():
             try:
                 options = {"type": f"psaq_mm.{default}", **self.options.get(key, {})}
@@ -248,7 +266,7 @@ class DFQRunner(Runner):
                 raise UsageError(f"dfq.{key} is not valid: {error}") from None
 
     def measure(self) -> None:
-        """Record every quantizer's SQNR on the calibration images, and the coverage."""
+        """Measure the SQNR of each quantizer on the first images of the pool, and record the coverage."""
         forward = calibration_function(self.scope, self.teacher)
 
         def record(size: int) -> None:
@@ -267,43 +285,47 @@ class DFQRunner(Runner):
         meta = {"psaq_mm": self.quantization_record(), **class_names(self.checkpoint_meta)}
         config = artifact_config(self.cfg, self.artifact.to_dict())
         save_artifact(self.folder, config, self.student, meta)
-        if self.coverage is not None:
+        if self.coverage.rows:
             save_json(json.loads(self.coverage.to_json()), self.folder / "coverage.json")
 
     def quantization_record(self) -> dict[str, Any]:
-        """The quantization that was made, in plain values."""
+        """The policy, the scope and the hash of the samples, for the checkpoint's ``meta``."""
         return {**self.policy.to_config(), "scope": self.scope, "samples_sha256": self.pool.sha256()}
 
-    def val(self) -> dict:
-        """mmengine's validation; a quantized model must be calibrated.
+    def val(self) -> dict[str, Any]:
+        """Run mmengine's validation.
 
         Raises:
-            PSAQError: It is not.
+            PSAQError: The model is quantized, but not calibrated.
         """
         self.check_calibrated()
         return super().val()
 
-    def test(self) -> dict:
-        """mmengine's test; a quantized model must be calibrated.
+    def test(self) -> dict[str, Any]:
+        """Run mmengine's test.
 
         Raises:
-            PSAQError: It is not.
+            PSAQError: The model is quantized, but not calibrated.
         """
         self.check_calibrated()
         return super().test()
 
     def check_calibrated(self) -> None:
-        """Make sure that the model can infer.
+        """Check that the model can be evaluated.
 
         Raises:
-            PSAQError: It is quantized, but not calibrated.
+            PSAQError: The model is quantized, but not calibrated.
         """
         check_calibrated(self.bare_model())
 
     def evaluate(self, model: nn.Module) -> dict[str, Figure] | None:
-        """The test evaluator's figures for a model, or None where there is no data set to evaluate on.
+        """Evaluate a model on the test set; the output of the evaluators goes to the log.
 
-        What the evaluators print goes to the log file. ``no_evaluation`` says why there is none.
+        Args:
+            model: The float or the quantized model.
+
+        Returns:
+            The evaluator's metrics; None without a test set, with the reason in ``no_evaluation``.
         """
         if self._test_loop is None:
             self.no_evaluation = "the config names no test set (test_dataloader, test_evaluator, test_cfg)"
@@ -325,11 +347,3 @@ class DFQRunner(Runner):
         finally:
             self.model = current
             self.logger.info(printed.getvalue())
-
-
-def recipe_hash(model: dict[str, Any], recipe: dict[str, Any], seed: int | None) -> str:
-    """What must be equal for a run to be resumed, as one SHA-256."""
-    parts: dict[str, Any] = {"model": model, "dfq": recipe, "seed": seed}
-    if get_world_size() > 1:  # each process has its share of the work
-        parts["processes"] = get_world_size()
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,1 +1,1 @@
-"""Atomic files, image stores, memory, the terminal: what any part of the package may use."""
+"""Utilities for the whole package: atomic files, image stores, memory measurements, terminal output."""

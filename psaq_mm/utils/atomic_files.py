@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written aside, then renamed."""
+"""Atomic writing of files: to a temporary file, which is then renamed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..errors import PSAQError, UsageError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path beside ``path`` to write to; renames it when the block ends without an error.
+    """Replace a file atomically: yield a temporary path, and rename it to ``path`` after the block.
 
     Raises:
-        PSAQError: It cannot be written; the message says why.
+        PSAQError: The file cannot be written.
     """
-    # The suffix stays, since writers look at it.
+    # The suffix is kept, because some writers choose the format by it.
     scratch = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield scratch
@@ -36,54 +36,61 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def save_json(data: Any, path: Path) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON atomically."""
     with replacing(path) as scratch:
         scratch.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
 def save_tensors(data: Any, path: Path) -> None:
-    """``torch.save``, whole or not at all."""
+    """Write the file of ``torch.save`` atomically."""
     with replacing(path) as scratch:
         write_tensors(data, scratch)
 
 
 def write_tensors(data: Any, path: Path) -> None:
-    """``torch.save`` through a file of Python's, whose errors say what is wrong; torch's own say where in its code.
+    """``torch.save`` to a Python file object, so that a full disk raises an OSError instead of an internal error.
 
     Raises:
-        OSError: The disk is full, or gone.
+        OSError: The file cannot be written.
     """
     try:
         with path.open("wb") as file:
             torch.save(data, file)
-            # Before it is renamed: else a loss of power may leave the name with nothing behind it.
+            # Sync before the file is renamed: otherwise it may be empty after a power failure.
             file.flush()
             os.fsync(file.fileno())
     except RuntimeError as error:
-        # torch closes its archive on the way out, which fails again and hides the first error.
+        # torch closes its archive after the first error; this fails too and hides that error.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
 
 
-def save_with(write: Callable[[Path], None], path: Path) -> None:
-    """Let ``write`` make the file, whole or not at all."""
+def save_with(write: Callable[[Path], object], path: Path) -> None:
+    """Write a file atomically by calling ``write`` with a temporary path; its return value is ignored."""
     with replacing(path) as scratch:
         write(scratch)
 
 
 def prove_writable(folder: Path) -> None:
-    """Make a folder and write a file there that is gone at once; an ``OSError`` says why that cannot be."""
+    """Create a folder and a temporary file in it.
+
+    Raises:
+        OSError: One of them cannot be created.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
 
 
 def writable_folder(path: Path) -> Path:
-    """Make a folder and prove that files can be written there.
+    """Create a folder and check that it is writable.
+
+    Returns:
+        The folder.
 
     Raises:
-        UsageError: They can't.
+        UsageError: It is not writable.
     """
     try:
         prove_writable(path)
@@ -95,10 +102,13 @@ def writable_folder(path: Path) -> Path:
 
 
 def writable_file(path: Path) -> Path:
-    """Make a file's folder and prove that the file can be written.
+    """Create the folder of a file and check that it is writable.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        UsageError: It can't.
+        UsageError: The folder is not writable, or the path is that of a folder.
     """
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder; give the path of a file")

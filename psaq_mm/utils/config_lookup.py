@@ -1,4 +1,4 @@
-"""The configs and checkpoints that travel with the package, found from any folder."""
+"""Lookup of the configs and checkpoints in the package, from any current folder."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ SHOWN_NAMES = 3
 
 
 def packaged_root() -> Path:
-    """What paths like ``configs/demo/…`` are relative to: ``psaq_mm/.mim`` of an install, or else the checkout."""
+    """The folder that contains ``configs``: ``psaq_mm/.mim`` in an installed package, else the checkout."""
     mim = PACKAGE / ".mim"
     return mim if (mim / "configs").is_dir() else PACKAGE.parent
 
 
 def packaged(path: str) -> Path:
-    """A file or folder below that root, relative to the current folder where it lies in it."""
-    # In an editable install the root holds links into the checkout: what is shown and recorded is the checkout's.
+    """The path of a packaged file or folder, relative to the current folder if it is inside."""
+    # In an editable install the root contains links to the checkout; resolve them for messages and records.
     found = (packaged_root() / path).resolve()
     return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
 
 
 def packaged_configs() -> dict[str, Path]:
-    """All configs that can be run, by the path below ``configs`` without suffix, as in ``demo/mask_rcnn_swin_nano``."""
+    """All packaged configs except base configs, by name: the path below ``configs`` without suffix."""
     folder = packaged("configs")
     paths = {path.relative_to(folder): path for path in sorted(folder.rglob("*.py"))}
     return {below.with_suffix("").as_posix(): path for below, path in paths.items() if "_base_" not in below.parts}
 
 
 def find_config(name: str | Path) -> Path:
-    """A config by its path, or one of the package's own by its name.
+    """Find a config by its path, or a packaged config by its name.
 
     Args:
-        name: A file; or ``mask_rcnn_swin_s_w8a8``, ``demo/mask_rcnn_swin_nano_w8a8``, with or without ``.py`` and with
-            or without ``configs/`` before it.
+        name: A path, or a name such as ``mask_rcnn_swin_s_w8a8`` or ``demo/mask_rcnn_swin_nano_w8a8``, with or without
+            ``configs/`` before and ``.py`` after it.
 
     Raises:
-        UsageError: There is none, or several of the package's own have this name.
+        UsageError: No config has this path or name, or several have this name.
     """
-    # A file of the package's own that is none of the names, for example of configs/_base_, is found by its path.
+    # This also finds packaged files without a name, for example in configs/_base_.
     if find_file(name).is_file():
         return find_file(name)
     known = packaged_configs()
@@ -53,7 +53,7 @@ def find_config(name: str | Path) -> Path:
         return known[found[0]]
     if found:
         raise UsageError(f"there is more than one config {name}: give one of {', '.join(found)}")
-    # Near by its whole name or by its last part: a demo's name is mostly typed without its folder.
+    # Compare with whole names and with their last parts, because users often leave out the folder.
     last = {one: one.rpartition("/")[2] for one in known}
     near = difflib.get_close_matches(asked, [*known, *last.values()], SHOWN_NAMES)
     near = list(dict.fromkeys(one for hit in near for one in known if hit in (one, last[one])))[:SHOWN_NAMES]
@@ -62,13 +62,13 @@ def find_config(name: str | Path) -> Path:
 
 
 def find_file(path: str | Path) -> Path:
-    """A file of the current folder; where it is not there, the package's own at this relative path.
+    """Find a file in the current folder or, if it does not exist there, in the package.
 
     Args:
-        path: For example ``configs/demo/mask_rcnn_swin_nano.pth``.
+        path: A path such as ``configs/demo/mask_rcnn_swin_nano.pth``.
 
     Returns:
-        The path as it came where neither is there, so that messages name what was asked for.
+        The path of the file; ``path`` itself if neither exists.
     """
     own = packaged(str(path))
     return own if not Path(path).is_file() and own.is_file() else Path(path)

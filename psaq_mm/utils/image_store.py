@@ -1,4 +1,4 @@
-"""Images on disk, a file each: memory is free for networks, and states need not hold them."""
+"""Storage of images on disk, one file each, so that neither memory nor saved states hold them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from torch import Tensor
 from .atomic_files import save_tensors, writable_folder
 from .tensor_bytes import image_bytes
 
-# An image's file, or the scratch that a killed process left of one; nothing else in the folder is ours.
+# Names of image files, and of temporary files that a killed process has left.
 OURS = re.compile(r"(\.\d+\.)?[0-9a-f]{64}\.pth")
 
 
 class DiskImageStore:
-    """Images in a folder, named by the hash of their bytes and mapped into memory when they are opened.
+    """Stores images in a folder, named by the SHA-256 of their bytes, and opens them memory-mapped.
 
-    The operating system reads a page when it is looked at and drops it where memory is short. A name says what its file
-    must hold, so that two runs to the same bits write the same files, and damage is noticed.
+    Because of the names, a resumed run writes the same files again, and damaged files are detected.
 
     Args:
-        folder: Made when the first image comes.
+        folder: The folder; it is created with the first image.
+
+    Attributes:
+        retained: Names of the last call of :meth:`retain`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,18 +36,24 @@ class DiskImageStore:
 
     @staticmethod
     def name_of(image: Tensor) -> str:
-        """SHA-256 of an image's bytes."""
+        """The name of an image: the SHA-256 of its bytes."""
         return hashlib.sha256(image_bytes(image)).hexdigest()
 
     def path(self, name: str) -> Path:
-        """Where an image lies."""
+        """The path of an image."""
         return self.folder / f"{name}.pth"
 
     def keep(self, image: Tensor) -> str:
-        """Write an image, ``(channels, H, W)``, float32 on the CPU, unless it is there, and give its name.
+        """Write an image unless its file exists.
+
+        Args:
+            image: ``(channels, H, W)``, float32 on the CPU.
+
+        Returns:
+            The name of the image.
 
         Raises:
-            PSAQError: It cannot be written.
+            PSAQError: The file cannot be written.
         """
         name = self.name_of(image)
         if not self.path(name).exists():
@@ -55,15 +63,15 @@ class DiskImageStore:
         return name
 
     def open(self, name: str) -> Tensor:
-        """An image, mapped: to be read, not written."""
-        # As a string: torch 2.2 and older map nothing else.
+        """Open an image memory-mapped; the tensor must not be written to."""
+        # A string, because torch 2.2 and older do not map Path objects.
         return torch.load(str(self.path(name)), mmap=True, weights_only=True)
 
     def check(self, names: Iterable[str]) -> None:
-        """Make sure that images can be opened; files that aren't what their names say are deleted.
+        """Check that images exist and are undamaged; damaged files are deleted.
 
         Raises:
-            OSError: One is missing or damaged.
+            OSError: An image is missing or damaged.
         """
         damaged = [name for name in names if not self.is_whole(name)]
         for name in damaged:
@@ -72,17 +80,17 @@ class DiskImageStore:
             raise OSError(f"{self.path(damaged[0])} is missing or damaged")
 
     def is_whole(self, name: str) -> bool:
-        """Whether an image's file is there and holds what its name says."""
+        """Whether an image's file exists and has the hash in its name."""
         try:
             return self.name_of(self.open(name)) == name
-        except Exception:  # a flipped bit can make anything of a file's structure
+        except Exception:  # a damaged file can raise any exception
             return False
 
     def retain(self, names: set[str]) -> None:
-        """Delete all images but those named now and the last time: those of the newest state and the one before."""
+        """Delete all images except those of this call and of the last one, which belong to the last two states."""
         kept = names | self.retained
         for path in self.folder.glob("*.pth"):
             if OURS.fullmatch(path.name) and path.stem not in kept:
-                with suppress(OSError):  # it takes room, no more
+                with suppress(OSError):  # a file that stays only takes space
                     path.unlink()
         self.retained = names

@@ -1,4 +1,4 @@
-"""The process's memory: how much it takes, and glibc told to keep what is freed."""
+"""Memory of the process: measurements, and settings of glibc's malloc."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-# glibc's malloc.h
+# Constants of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> bool:
     """Let malloc keep freed blocks (of any size; glibc before 2.35: below 32 MiB) for the rest of the process.
 
-    Activations are freed in every step and wanted again in the next. glibc hands large blocks back to the kernel, which
-    clears every page anew: a sixth of a generator step on CPUs.
+    Each step frees its activations, and the next step allocates them again. By default glibc returns large blocks to
+    the kernel, which clears each new page; on CPUs this takes a sixth of a generator step.
 
     Returns:
-        Whether the C library can; only glibc does.
+        Whether the C library supports the setting; only glibc does.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    # 2 GiB, or 32 MiB, more than which glibc before 2.35 refuses; -1 is never
+    # 2 GiB, or 32 MiB as the maximum of glibc before 2.35; a trim threshold of -1 means never.
     threshold = any(mallopt(M_MMAP_THRESHOLD, size) for size in (2**31 - 1, 2**25))
     return bool(mallopt(M_TRIM_THRESHOLD, -1)) and threshold
 
 
 def give_back_freed_memory() -> None:
-    """Hand everything that is free back to the kernel, where the C library can."""
+    """Return free memory to the kernel if the C library supports it."""
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def reset_peak_memory() -> None:
-    """Start a new measurement of the peak, where the system allows it (Linux; otherwise the process's own peak)."""
+    """Reset the peak of :func:`peak_memory_mib`; without effect on systems other than Linux."""
     give_back_freed_memory()
     with suppress(OSError):
         CLEAR.write_text("5")
 
 
 def peak_memory_mib() -> int:
-    """Highest resident memory since the last reset, in MiB."""
+    """Peak resident memory since the last reset, in MiB."""
     try:
         return int(_status("VmHWM"))
     except (OSError, StopIteration):
@@ -56,14 +56,13 @@ def peak_memory_mib() -> int:
 
 @contextmanager
 def memory_growth() -> Iterator[list[float]]:
-    """What a block adds to the process at its peak.
+    """Measure by how much the peak resident memory of a block exceeds the memory before it.
 
     Yields:
-        A list that holds the growth of resident memory in MiB when the block ends; it stays empty where the kernel does
-        not say (only Linux does).
+        A list, to which the growth in MiB is appended when the block ends; it stays empty on systems other than Linux.
     """
     grown: list[float] = []
-    give_back_freed_memory()  # else what others freed would be used again unseen
+    give_back_freed_memory()  # otherwise the block could reuse freed memory, which would not count
     try:
         CLEAR.write_text("5")
         before = _status("VmRSS")
@@ -75,6 +74,6 @@ def memory_growth() -> Iterator[list[float]]:
 
 
 def _status(key: str) -> float:
-    """A line of the kernel's account of the process, in MiB."""
+    """A value of ``/proc/self/status`` in MiB."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key + ":"))
     return int(line.split()[1]) / 1024

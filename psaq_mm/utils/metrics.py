@@ -1,4 +1,4 @@
-"""How tables show the figures of evaluators."""
+"""Titles and formats of the evaluators' metrics in tables."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """How tables show an evaluator's figure.
+    """Title and format of a metric.
 
     Attributes:
-        title: Its name in the README.
-        digits: Digits after the point of one figure.
-        mean_digits: Those of a mean over seeds and of a difference, where they are others.
-        unit: What follows its title in the README's caption; empty for what needs no word.
-        host: The library whose evaluator gives it; empty for our own.
+        title: Its name in tables.
+        digits: Decimals of a single value.
+        mean_digits: Decimals of a mean over seeds and of a difference; None for ``digits``.
+        unit: Text that follows the title in a caption; empty if none is needed.
+        host: The library of the evaluator; empty for our own metrics.
     """
 
     title: str
@@ -24,13 +24,19 @@ class Metric:
     host: str = ""
 
     def show(self, figure: float, mean: bool = False, sign: str = "") -> str:
-        """The figure with its digits; ``sign='+'`` for a difference."""
+        """Format a value.
+
+        Args:
+            figure: The value.
+            mean: Whether it is a mean over seeds or a difference of means.
+            sign: ``'+'`` to show the sign of a difference.
+        """
         digits = self.mean_digits if mean and self.mean_digits is not None else self.digits
         return f"{figure:{sign}.{digits}f}"
 
 
 PERCENT = "in percent, differences in points"
-# By the last part of the evaluator's key. COCO's evaluation rounds to three digits, which a mean over seeds exceeds.
+# By the last part of the evaluator's key. COCO's evaluation rounds to three digits; means over seeds have four.
 METRICS = {
     "mAP": Metric("AP", 3, 4, host="mmdet"),
     "bbox_mAP": Metric("box AP", 3, 4, host="mmdet"),
@@ -44,5 +50,5 @@ METRICS = {
 
 
 def metric_of(key: str) -> Metric | None:
-    """How to show the figure of an evaluator's key such as ``coco/bbox_mAP``; None for one that gets no column."""
+    """The metric of an evaluator's key such as ``coco/bbox_mAP``; None for keys that tables do not show."""
     return METRICS.get(key.rpartition("/")[2])

@@ -1,7 +1,7 @@
-"""Records of the tools that measure: one JSON file each, to which every call adds rows.
+"""Records of the benchmarks and of ``tools/parity.py``: a JSON file for each tool, to which each call adds rows.
 
-A record is ``{"tool", ..., "rows": [...]}``, with the conditions that all its rows share (CPU and threads of times) and
-parts such as ``"ratios"``, whose keys begin with a row's ``"MODEL SIZE: "``.
+A record is ``{"tool", ..., "rows": [...]}``, with the conditions that all rows share (CPU, threads) and parts such as
+``"ratios"``, whose keys start with ``"MODEL SIZE: "`` of a row.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 from ..errors import PSAQError
 
-# What tells the rows of one call from another's.
+# The keys that identify the rows of a call; a later call with equal values replaces them.
 IDENTITY = ("model", "bits", "size")
 
 
 def is_record(path: Path) -> bool:
-    """Whether a file is such a record; the results of ablations, for instance, are not."""
+    """Whether a file is a record; results of ablations, for example, are not."""
     try:
         return "tool" in json.loads(path.read_text())
     except (OSError, ValueError, TypeError):
@@ -25,10 +25,10 @@ def is_record(path: Path) -> bool:
 
 
 def load_record(path: Path) -> dict[str, Any]:
-    """A record of any tool.
+    """Read a record of any tool.
 
     Raises:
-        PSAQError: It is missing or none.
+        PSAQError: The file is missing or not a record.
     """
     try:
         record = json.loads(path.read_text())
@@ -42,15 +42,15 @@ def load_record(path: Path) -> dict[str, Any]:
 
 
 def read_record(path: Path, tool: str, **conditions: Any) -> dict[str, Any]:
-    """A record to which rows can be added; an empty one where there is none yet.
+    """Read a record in order to add rows; a new record if the file does not exist.
 
     Args:
-        path: Of the record.
-        tool: Whose it must be, such as ``'benchmark'`` for ``benchmarks/deployment.py``.
-        **conditions: What must be equal for all rows.
+        path: Path of the record.
+        tool: The tool of the record, such as ``'benchmark'`` for ``benchmarks/deployment.py``.
+        **conditions: The conditions of the new rows, which must equal those of the record.
 
     Raises:
-        PSAQError: It is another tool's or none, or of other conditions.
+        PSAQError: The file is not a record, or one of another tool or other conditions.
     """
     if not path.exists():
         return {"tool": tool, **conditions, "rows": []}
@@ -66,11 +66,14 @@ def read_record(path: Path, tool: str, **conditions: Any) -> dict[str, Any]:
 
 
 def merge_record(old: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Add what was found to a record, in the place of what it held of the same models, bits and sizes.
+    """Add results to a record; they replace older ones of the same model, bits and size.
 
     Args:
         old: A record.
-        found: ``"rows"``, and parts by label.
+        found: The new ``"rows"``, and parts such as ``"ratios"`` by label.
+
+    Returns:
+        A new record.
     """
 
     def identity(row: dict[str, Any]) -> tuple[Any, ...]:

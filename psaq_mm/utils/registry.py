@@ -1,4 +1,4 @@
-"""Registries: interchangeable classes by the names that configs give them."""
+"""Registries of classes that configs select by name."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Registry(Generic[T]):
         class MedianObserver(Observer): ...
 
     Args:
-        kind: What the classes are, for error messages, such as ``"observer"``.
-        error: The class of the errors.
+        kind: The kind of the classes for error messages, such as ``"observer"``.
+        error: The class of the errors that are raised.
         package: The package whose modules register classes; they are imported at the first look-up.
         removed: Names of earlier versions, each with what to use instead.
     """
@@ -44,7 +44,7 @@ class Registry(Generic[T]):
 
         def decorate(cls: _C) -> _C:
             known = self._classes.setdefault(name, cls)
-            # A module that is reloaded registers its class again.
+            # A reloaded module registers its class again.
             if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise self.error(f"{self.kind} {name!r} is registered twice: choose another name")
             cls.name = name
@@ -56,7 +56,7 @@ class Registry(Generic[T]):
     @property
     def names(self) -> tuple[str, ...]:
         """The registered names in alphabetical order."""
-        # Not when the registry is made: the modules import it.
+        # Import here and not in __init__, because these modules import the registry.
         for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
             importlib.import_module(f"{self.package}.{module.name}")
         return tuple(sorted(self._classes))
@@ -67,7 +67,7 @@ class Registry(Generic[T]):
         Raises:
             PSAQError: The name is not registered; the message lists the names that are.
         """
-        # A search in the tuple, because a config may hold a value that cannot be hashed.
+        # Search the tuple, because a config may contain a value that cannot be hashed.
         if name in self.names:
             return self._classes[name]
         if isinstance(name, str) and name in self.removed:

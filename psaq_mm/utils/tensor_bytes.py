@@ -1,4 +1,4 @@
-"""The bytes of tensors."""
+"""Bytes of tensors, for hashes."""
 
 from __future__ import annotations
 

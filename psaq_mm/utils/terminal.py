@@ -1,4 +1,4 @@
-"""What of a run's log reaches a terminal that shows its progress."""
+"""Filter of the log on a terminal that shows progress bars."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def is_ours(record: logging.LogRecord) -> bool:
-    """Whether the run itself speaks, or something failed: what libraries warn of is in the log file alone."""
+    """Whether a record comes from this package or is an error; warnings of libraries only go to the log file."""
     return record.levelno >= logging.ERROR or Path(record.pathname).is_relative_to(PACKAGE)
 
 
 def keep_terminal_quiet(logger: logging.Logger) -> None:
-    """Let only our own warnings and errors through to the terminal, a line each; files get everything.
+    """Show only errors and the warnings of this package on the terminal; log files are not filtered.
 
-    Of several processes, only the main one warns.
+    In a distributed run, only the main process shows warnings.
     """
     for handler in logger.handlers:
-        if type(handler) is logging.StreamHandler:  # a file's handler is a kind of it
+        if type(handler) is logging.StreamHandler:  # FileHandler is a subclass
             handler.setLevel(logging.WARNING if is_main_process() else logging.ERROR)
             handler.addFilter(is_ours)
             handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))

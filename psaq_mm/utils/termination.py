@@ -1,4 +1,4 @@
-"""SIGTERM, which schedulers send before they kill: the run ends at its next step and can be resumed."""
+"""Handling of SIGTERM, which schedulers send before they kill a process: the run saves its state and stops."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 
 class Terminated(Exception):
-    """The run was asked to end; it can be resumed from the last state saved."""
+    """The run was stopped by SIGTERM; it can be resumed from the last saved state."""
 
     exit_code = 128 + signal.SIGTERM
 
 
 class Termination:
-    """Whether the process was asked to end.
+    """Records a SIGTERM, so that the run stops at its next step.
 
     Attributes:
-        requested: Set by the first SIGTERM; a second one ends the process at once.
+        requested: Whether SIGTERM was received; a second one ends the process at once.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Termination:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note SIGTERM instead of dying from it. Only a process's main thread can; elsewhere nothing changes."""
+        """Record SIGTERM in the block instead of ending the process; without effect outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -44,10 +44,10 @@ class Termination:
             signal.signal(signal.SIGTERM, before)
 
     def check(self) -> None:
-        """End here if asked to.
+        """Stop the run if SIGTERM was received.
 
         Raises:
-            Terminated: It was.
+            Terminated: SIGTERM was received.
         """
         if self.requested:
             raise Terminated("terminated: go on with --resume")

@@ -1,1 +1,1 @@
-"""Pictures and tables of what a run found."""
+"""Pictures of samples and detections, and tables of benchmark records."""

@@ -1,4 +1,4 @@
-"""Detections of the float and the quantized model side by side, by mmdet's own API and visualiser."""
+"""Pictures of the detections of several models side by side, by mmdet's API and visualizer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import mmcv
@@ -22,22 +23,22 @@ from ..models.checkpoint import read_checkpoint
 from ..utils.config_lookup import find_config, find_file
 
 SHORT_SIDE = 480
-# What one picture of a page may measure at most, and a page without its titles: viewers open that.
+# Largest side of one picture, and largest height of a page without its titles, so that viewers can open it.
 LONG_SIDE, PAGE_HEIGHT = 1280, 4096
 GAP, TITLE_HEIGHT, TITLE_SIZE = 8, 36, 22
 
 
 def open_detector(config: Path, checkpoint: Path, device: str) -> nn.Module:
-    """A detector by mmdet's ``init_detector``, after our own look at the checkpoint.
+    """Build a detector by mmdet's ``init_detector``, after a check of the checkpoint.
 
     Args:
-        config: A float model's config, a recipe or an artifact's config; the package's own also by name.
-        checkpoint: What belongs to it.
-        device: Where it shall lie.
+        config: Path of a float model's config, a recipe or an artifact's config; or the name of one of the package's.
+        checkpoint: Path of the checkpoint.
+        device: Device of the model.
 
     Raises:
-        UsageError: There is no such config.
-        PSAQError: The checkpoint is missing, broken or not safe to load.
+        UsageError: The config does not exist.
+        PSAQError: The checkpoint is missing, damaged or not safe to load.
     """
     config, checkpoint = find_config(config), find_file(checkpoint)
     read_checkpoint(checkpoint)
@@ -45,14 +46,15 @@ def open_detector(config: Path, checkpoint: Path, device: str) -> nn.Module:
 
 
 def read_image(path: Path, flag: str = "color") -> np.ndarray:
-    """An image as the hosts' pipelines read it, turned as its EXIF data say, ``(H, W, 3)`` uint8 RGB.
+    """Read an image as the hosts' pipelines do, ``(H, W, 3)`` uint8 RGB.
 
     Args:
-        path: Its file.
-        flag: mmcv's; ``'color_ignore_orientation'`` leaves it as it is stored.
+        path: Path of the image.
+        flag: Flag of ``mmcv.imread``: ``'color'`` rotates the image by its EXIF orientation,
+            ``'color_ignore_orientation'`` does not.
 
     Raises:
-        UsageError: It is missing or no image.
+        UsageError: The file is missing or not an image.
     """
     try:
         image = mmcv.imread(path, flag=flag, channel_order="rgb")
@@ -64,31 +66,31 @@ def read_image(path: Path, flag: str = "color") -> np.ndarray:
 
 
 def as_seen(path: Path, image: np.ndarray, sample: DetDataSample) -> np.ndarray:
-    """The image in the orientation in which a model's own pipeline read it."""
+    """The image in the orientation of the model's pipeline, which may ignore the EXIF orientation."""
     shape = tuple(sample.metainfo.get("ori_shape", image.shape[:2]))
     return image if shape == image.shape[:2] else read_image(path, "color_ignore_orientation")
 
 
 def check_images(paths: Sequence[Path]) -> None:
-    """Make sure that files are images, before any model looks at them.
+    """Check that files are images.
 
     Raises:
-        UsageError: One is missing or no image.
+        UsageError: A file is missing or not an image.
     """
     for path in paths:
         read_image(path)
 
 
 def enlarged(image: np.ndarray, sample: DetDataSample, factor: int) -> tuple[np.ndarray, DetDataSample]:
-    """Image and detections ``factor`` times as large, so that boxes and names are legible on small images.
+    """Enlarge an image and its detections, so that boxes and names are legible on small images.
 
     Args:
         image: ``(H, W, 3)``.
-        sample: Its detections, in the image's pixels.
-        factor: At least 1.
+        sample: Its detections, in pixels of the image.
+        factor: The scale, at least 1.
 
     Returns:
-        ``(factor * H, factor * W, 3)`` and new detections.
+        The image, ``(factor * H, factor * W, 3)``, and its detections.
     """
     found = sample.pred_instances.cpu().clone()
     found.bboxes = found.bboxes * factor
@@ -97,14 +99,14 @@ def enlarged(image: np.ndarray, sample: DetDataSample, factor: int) -> tuple[np.
     return image.repeat(factor, 0).repeat(factor, 1), DetDataSample(pred_instances=found)
 
 
-def draw(image: np.ndarray, sample: DetDataSample, meta: dict, threshold: float) -> np.ndarray:
-    """The image with detections drawn into it, enlarged to a short side of about 480 pixels, or shrunk to 1280.
+def draw(image: np.ndarray, sample: DetDataSample, meta: dict[str, Any], threshold: float) -> np.ndarray:
+    """Draw detections into an image, enlarged to a short side of about 480, or shrunk to a long side of 1280 pixels.
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB.
         sample: Its detections.
         meta: The data set's ``classes`` and ``palette``.
-        threshold: Score below which nothing is drawn.
+        threshold: Only detections with a higher score are drawn.
     """
     found = sample.pred_instances
     sample = DetDataSample(pred_instances=found[found.scores > threshold])
@@ -123,7 +125,7 @@ def draw(image: np.ndarray, sample: DetDataSample, meta: dict, threshold: float)
 
 @contextmanager
 def _fixed_colours() -> Iterator[None]:
-    """mmdet varies its colours by numpy's global generator: the same here for every picture."""
+    """Seed numpy's global generator, from which mmdet draws its colours, and restore its state afterwards."""
     state = np.random.get_state()
     np.random.seed(0)
     try:
@@ -133,10 +135,10 @@ def _fixed_colours() -> Iterator[None]:
 
 
 def side_by_side(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> Image.Image:
-    """Pictures in rows, each column under its title.
+    """Arrange pictures in rows, with a title above each column.
 
     Args:
-        rows: Rows of ``(H, W, 3)`` uint8; the pictures of a row are equally large.
+        rows: Rows of pictures ``(H, W, 3)`` uint8; the pictures of a row have the same size.
         titles: One for each column.
     """
     widths = [max(row[column].shape[1] for row in rows) for column in range(len(titles))]
@@ -157,16 +159,16 @@ def side_by_side(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) ->
 def compare(
     models: Sequence[tuple[str, Path, Path]], images: Sequence[Path], threshold: float, device: str
 ) -> Iterator[Image.Image]:
-    """Detections of several models on the same images, in pages of at most about 4096 pixels.
+    """Draw the detections of several models on the same images, in pages with a height of about 4096 pixels at most.
 
     Args:
-        models: Title, config and checkpoint of each, a column.
-        images: Image files, a row each.
-        threshold: Score below which nothing is drawn.
-        device: Where the models run.
+        models: Title, config and checkpoint of each model, which gets a column.
+        images: Image files, one for each row.
+        threshold: Only detections with a higher score are drawn.
+        device: Device of the models.
 
     Yields:
-        The pages, each with the titles.
+        The pages.
 
     Raises:
         PSAQError: A checkpoint cannot be loaded.
@@ -174,7 +176,8 @@ def compare(
     """
     check_images(images)
     detectors = [open_detector(config, checkpoint, device) for _, config, checkpoint in models]
-    meta, titles = detectors[0].dataset_meta, [title for title, _, _ in models]
+    meta: Any = detectors[0].dataset_meta
+    titles = [title for title, _, _ in models]
     page: list[list[np.ndarray]] = []
     for path in images:
         image, row = read_image(path), []
@@ -191,12 +194,12 @@ def compare(
 
 
 def page_paths(out: Path) -> Iterator[Path]:
-    """Where pages go: the first to the path itself, further ones beside it (``show.png``, ``show-2.png``, …)."""
+    """The paths of the pages: ``show.png``, ``show-2.png``, ``show-3.png``, …"""
     yield out
     for number in itertools.count(2):
         yield out.with_stem(f"{out.stem}-{number}")
 
 
 def default_device() -> str:
-    """A GPU where there is one."""
+    """``'cuda:0'`` if a GPU is available, else ``'cpu'``."""
     return "cuda:0" if torch.cuda.is_available() else "cpu"

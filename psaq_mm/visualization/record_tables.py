@@ -1,4 +1,4 @@
-"""Records of the benchmarks and of parity as Markdown."""
+"""Markdown tables of the records of the benchmarks and of ``tools/parity.py``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ..utils.metrics import metric_of
 
 
 def markdown(head: list[str], rows: Iterable[list[str]], left: int = 1) -> str:
-    """A Markdown table with its first columns to the left and the others to the right."""
+    """A Markdown table; the first ``left`` columns are left-aligned, the others right-aligned."""
     lines = [head, ["---"] * left + ["---:"] * (len(head) - left), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def record_markdown(record: dict[str, Any]) -> str:
-    """The tables of a record, by the tool that made it."""
+    """The tables of a record; its ``tool`` selects their form."""
     return "\n\n".join(TABLES[record["tool"]](record))
 
 
@@ -59,7 +59,7 @@ def generation_tables(record: dict[str, Any]) -> list[str]:
 
 
 def parity_tables(record: dict[str, Any]) -> list[str]:
-    """Figures of ``tools/parity.py``: of the simulation, and of every engine with what they differ by."""
+    """Metrics of ``tools/parity.py``: of the simulation, and of each engine with the difference."""
     rows = []
     simulated: dict[str, float] = {}
     for row in record["rows"]:
@@ -77,17 +77,17 @@ def parity_tables(record: dict[str, Any]) -> list[str]:
 
 
 def conditions(record: dict[str, Any]) -> str:
-    """Where times are of."""
+    """CPU and threads of the measured times."""
     return f"{record['cpu']}, {record['threads']} threads"
 
 
 def named(head: str, values: dict[str, float], form: str) -> str:
-    """A table of one number a name."""
+    """A table with a name and a number in each row."""
     return markdown([head, ""], ([name, format(value, form)] for name, value in values.items()))
 
 
 def shown(value: float | None, digits: int) -> str:
-    """A number, or nothing where it is not known."""
+    """A number with a fixed number of digits; empty for None."""
     return "" if value is None else f"{value:.{digits}f}"
 
 

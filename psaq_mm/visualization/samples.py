@@ -1,4 +1,4 @@
-"""Samples as a picture."""
+"""Pictures of samples."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..models import pixel_bounds, takes_rgb
 
 
 def samples_picture(images: Tensor, model: nn.Module, columns: int = 8) -> np.ndarray:
-    """Images as a network gets them, side by side, ``(H, W, 3)`` uint8 in RGB order.
+    """Arrange network inputs in a picture, ``(H, W, 3)`` uint8 in RGB order.
 
     Args:
-        images: ``(count, channels, H, W)``.
-        model: The network, whose data preprocessor says what pixels they stand for.
-        columns: Images in a row.
+        images: Network inputs, ``(count, channels, H, W)``.
+        model: The network; its data preprocessor defines the pixel values.
+        columns: Images per row.
     """
     lower, upper = pixel_bounds(model)
     channels = list(range(len(lower)))
@@ -25,9 +25,15 @@ def samples_picture(images: Tensor, model: nn.Module, columns: int = 8) -> np.nd
 
 
 def image_grid(images: Tensor, lower: Tensor, upper: Tensor, columns: int = 8) -> np.ndarray:
-    """Images side by side, ``(H, W, 3)`` uint8: normalised values back to [0, 255], two pixels between images.
+    """Arrange images in a grid with gaps of two pixels, ``(H, W, 3)`` uint8.
 
-    Images of one channel are grey, so is the mean of two; of more than three the first three are shown.
+    With one channel the picture is grey, with two it shows their mean, and with more than three the first three.
+
+    Args:
+        images: ``(count, channels, H, W)``.
+        lower: The value of each channel that becomes 0, ``(channels,)``.
+        upper: The value of each channel that becomes 255, ``(channels,)``.
+        columns: Images per row.
     """
     low, high = lower.view(1, -1, 1, 1), upper.view(1, -1, 1, 1)
     pixels = ((images - low) / (high - low) * 255).round().clamp(0, 255)

@@ -103,7 +103,10 @@ def test_an_image_may_have_several_labels(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a.png 1\nb.png\n", "list.txt has a broken line, number 2 ('b.png'): a list of images has a file's name"),
+        (
+            "a.png 1\nb.png\n",
+            "list.txt has a broken line, number 2 ('b.png'): each line of a list of images is a file name",
+        ),
         ("a.png 1\n\nb.png 1\n", "list.txt has a broken line, number 2 (''): "),
         ("two words.png cat\n", "list.txt has a broken line, number 1 ('two words.png cat'): "),
         ("", "list.txt has no images: "),

@@ -15,6 +15,7 @@ from torch import nn
 
 from psaq_mm.engine import CycleLogHook, DFQRunner, ProgressHook, SamplesHook, StateHook
 from psaq_mm.engine.hooks import AgreementHook
+from psaq_mm.engine.hooks.agreement import ScoreCache
 from psaq_mm.errors import UsageError
 from psaq_mm.models import pixel_bounds
 from psaq_mm.visualization.samples import image_grid
@@ -270,3 +271,15 @@ def test_the_float_model_is_not_compared_with_itself():
 def test_agreement_needs_class_scores():
     with pytest.raises(UsageError, match="class scores of classifiers"):
         epoch(AgreementHook(), runner(teacher=Teacher(pytest.fail), bare_model=object), [SimpleNamespace()])
+
+
+def test_the_cache_holds_one_teacher_and_a_limited_number_of_scores():
+    scores = torch.tensor([[0.9, 0.1], [0.2, 0.8]], dtype=torch.float64)
+    cache = ScoreCache(limit=3 * 16)
+    cache.add("first", ["a.png", "b.png"], scores)
+    cache.add("first", ["c.png", "d.png"], scores)
+    assert torch.equal(cache.find("first", ["b.png", "c.png"]), scores[[1, 0]])
+    assert cache.find("first", ["c.png", "d.png"]) is None
+    cache.add("second", ["a.png", None], scores)
+    assert cache.find("first", ["a.png"]) is None and cache.find("second", ["b.png"]) is None
+    assert torch.equal(cache.find("second", ["a.png"]), scores[:1]) and cache.find("second", [None]) is None

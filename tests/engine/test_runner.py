@@ -167,7 +167,7 @@ def test_generated_images_are_shared_through_a_file(train, tmp_path, monkeypatch
 def test_images_shared_for_another_recipe(train, tmp_path):
     samples = str(tmp_path / "shared.pth")
     train({**NO_CYCLES, "dfq.generate.samples": samples})
-    with pytest.raises(UsageError, match=r"shared\.pth holds images of shape \(4, 3.*asks for \(2, 3"):
+    with pytest.raises(UsageError, match=r"shared\.pth holds images of shape \(4, 3.*needs \(2, 3"):
         train({**NO_CYCLES, "dfq.generate.samples": samples, "dfq.generate.images": 2})
 
 

@@ -1,4 +1,4 @@
-"""What is shown and kept of a run, one hook a file."""
+"""Hooks for logs, progress bars, pictures and saved states, one in each file."""
 
 from .agreement import AgreementHook
 from .cycle_log import CycleLogHook

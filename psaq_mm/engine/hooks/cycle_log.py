@@ -1,4 +1,4 @@
-"""One line a cycle, and its scalars."""
+"""Log of the teacher-student cycles."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ...registry import HOOKS
 
 @HOOKS.register_module()
 class CycleLogHook(Hook):
-    """Logs a cycle's loss terms and gradient norms, and hands them to the visualiser (TensorBoard by config)."""
+    """Logs loss terms and gradient norms of each cycle, and adds them to the visualizer as scalars."""
 
     def after_cycle(self, runner: Runner, cycle: int, cycles: int, terms: dict[str, float]) -> None:
-        """Write the line and the scalars."""
+        """Log one line and add the scalars."""
         runner.logger.info(f"cycle {cycle}/{cycles}  " + "  ".join(f"{k}: {v:.4g}" for k, v in terms.items()))
         runner.visualizer.add_scalars(terms, step=cycle)

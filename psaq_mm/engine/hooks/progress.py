@@ -1,4 +1,4 @@
-"""Progress with rate and time left."""
+"""Progress bars with rate and remaining time."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ TITLES = {
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """A bar on a terminal; elsewhere a line when a stage begins, ends, and every ``seconds`` between.
+    """Shows a bar on a terminal or in a notebook; elsewhere a line every ``seconds`` and at the end of a stage.
 
     Args:
-        seconds: Between lines where there is no terminal.
+        seconds: Seconds between two lines.
     """
 
     def __init__(self, seconds: float = 15.0) -> None:
@@ -36,7 +36,7 @@ class ProgressHook(Hook):
         self._stage, self._total, self._start, self._said = "", 0, 0.0, 0.0
 
     def before_stage(self, runner: Runner, stage: str, total: int) -> None:
-        """Open the bar."""
+        """Open the bar of a stage."""
         self._close()
         self._stage, self._total = stage, total
         self._start = self._said = time.monotonic()
@@ -56,7 +56,7 @@ class ProgressHook(Hook):
             self._bar.start()
 
     def after_stage_step(self, runner: Runner, stage: str, step: int) -> None:
-        """Move it."""
+        """Advance the bar, or print a line."""
         now = time.monotonic()
         rate = step / max(now - self._start, 1e-6)
         shown = f"{rate:.1f}/s" if rate >= 1 else f"{1 / max(rate, 1e-6):.1f} s each"
@@ -68,7 +68,7 @@ class ProgressHook(Hook):
             self.console.print(f"  {TITLES.get(stage, stage)}: {step}/{self._total}, {shown}, {left:.0f} s left")
 
     def after_stage(self, runner: Runner, stage: str, **_: Any) -> None:
-        """Close it and say how long it took."""
+        """Close the bar and print the duration."""
         if self._start and stage == self._stage and is_main_process() and runner.shows_progress:
             self._close()
             seconds = time.monotonic() - self._start
@@ -76,19 +76,19 @@ class ProgressHook(Hook):
         self._start = 0.0
 
     def before_test(self, runner: Runner) -> None:
-        """The evaluation's bar."""
+        """Open the bar of an evaluation."""
         self.before_stage(runner, "evaluate", len(runner.test_dataloader))
 
     def after_test_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
-        """One batch of the evaluation is done."""
+        """Advance the bar by a batch."""
         self.after_stage_step(runner, "evaluate", batch_idx + 1)
 
     def after_test(self, runner: Runner) -> None:
-        """The evaluation is over."""
+        """Close the bar of an evaluation."""
         self.after_stage(runner, "evaluate")
 
     def after_run(self, runner: Runner) -> None:
-        """Leave the terminal as it was."""
+        """Close a bar that is still open."""
         self._close()
 
     def _close(self) -> None:

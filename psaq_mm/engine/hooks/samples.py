@@ -1,4 +1,4 @@
-"""The samples as a tensor and as a picture."""
+"""Files and pictures of the samples."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from ...visualization.samples import samples_picture
 
 @HOOKS.register_module()
 class SamplesHook(Hook):
-    """Saves the pool as ``samples.pth`` and its newest images as ``samples.png``, and shows the grid to the visualiser.
+    """Saves the pool as ``samples.pth`` and its newest images as ``samples.png``, and adds them to the visualizer.
 
     Args:
-        images: How many the picture shows.
-        interval: How often, in cycles.
+        images: Number of images in the picture.
+        interval: Cycles between two pictures for the visualizer.
     """
 
     def __init__(self, images: int = 16, interval: int = 1) -> None:
         self.images, self.interval = images, interval
 
     def after_stage(self, runner: Runner, stage: str, **_: Any) -> None:
-        """Save after generation and at the end."""
+        """Save after the stages ``generate`` and ``distill``."""
         if stage in ("generate", "distill"):
             self.save(runner, runner.state.distill.cycle)
 
     def after_cycle(self, runner: Runner, cycle: int, **_: Any) -> None:
-        """Show the grid of a cycle."""
+        """Add the picture of a cycle to the visualizer."""
         if cycle % self.interval == 0:
             runner.visualizer.add_image("samples", self.grid(runner), step=cycle)
 
     def grid(self, runner: Runner) -> np.ndarray:
-        """The newest images."""
+        """The picture of the newest images, ``(H, W, 3)`` uint8."""
         return samples_picture(runner.pool.newest[: self.images], runner.teacher)
 
     def save(self, runner: Runner, step: int) -> None:
-        """Write both files, whole or not at all."""
+        """Write both files atomically, and add the picture to the visualizer."""
         grid = self.grid(runner)
         runner.visualizer.add_image("samples", grid, step=step)
         if is_main_process():

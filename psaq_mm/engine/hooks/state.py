@@ -1,4 +1,4 @@
-"""What a run needs to go on after it was stopped."""
+"""Saved states, from which a stopped run resumes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ...registry import HOOKS
 
 @HOOKS.register_module()
 class StateHook(Hook):
-    """Saves the runner's state after every stage and every ``interval`` cycles; all processes wait for each other.
+    """Saves the runner's state after each stage and every ``interval`` cycles; the processes wait for each other.
 
-    Each then has a state of this point until all have one of the next, so that they can go on together.
+    Because they wait, and each keeps its last two states, all processes always have a state of the same point.
 
     Args:
-        interval: In cycles.
+        interval: Cycles between two saved states.
     """
 
     def __init__(self, interval: int = 1) -> None:
         self.interval = interval
 
     def after_stage(self, runner: Runner, stage: str, **_: Any) -> None:
-        """Save once a stage is done."""
+        """Save after a stage."""
         self.save(runner)
 
     def after_cycle(self, runner: Runner, cycle: int, **_: Any) -> None:
@@ -34,6 +34,6 @@ class StateHook(Hook):
             self.save(runner)
 
     def save(self, runner: Runner) -> None:
-        """Save in every process before any goes on."""
+        """Save in each process, then wait for all."""
         runner.state.save()
         barrier()

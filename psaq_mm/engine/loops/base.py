@@ -1,4 +1,4 @@
-"""What the stages of a run share: they adapt the algorithm of :mod:`psaq_mm.distillation` to mmengine."""
+"""Base classes of the stages, which run the algorithm of :mod:`psaq_mm.distillation` in mmengine's runner."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class DistributedProcesses(Processes):
         all_reduce(value)
 
     def gather(self, images: list[Tensor]) -> Tensor:
-        """All processes' images on the CPU, in the order of their ranks."""
+        """Concatenate the images of all processes in order of rank, on the CPU."""
         own = [part.detach().cpu() for part in images]
-        # As objects: processes may hold different numbers of images.
+        # Gathered as objects, because processes may have different numbers of images.
         return torch.cat([part for one in all_gather_object(own) for part in one])
 
 
 class HookEvents(Events):
-    """Passes the progress of a stage to the runner's hooks, and ends the run where the process was asked to.
+    """Passes the progress of a stage to the runner's hooks, and stops the run after SIGTERM.
 
     Args:
         runner: A :class:`psaq_mm.engine.runner.DFQRunner`.
@@ -48,14 +48,14 @@ class HookEvents(Events):
         self.runner = runner
 
     def begin(self, stage: str, total: int) -> None:
-        """A stage of ``total`` steps begins."""
+        """Call the hooks before a stage."""
         self.runner.call_hook("before_stage", stage=stage, total=total)
 
     def step(self, stage: str, step: int, save: Callable[[], None] | None = None, due: bool = False) -> None:
-        """A step is done; the state is saved where it is due or the process was asked to end.
+        """Call the hooks after a step; save the state if it is due or SIGTERM was received.
 
         Raises:
-            Terminated: The process was asked to end.
+            Terminated: SIGTERM was received.
         """
         if save is not None and due:
             save()
@@ -65,7 +65,7 @@ class HookEvents(Events):
         self.runner.termination.check()
 
     def cycle(self, cycle: int, cycles: int, terms: dict[str, float]) -> None:
-        """A teacher-student cycle is done."""
+        """Call the hooks after a cycle."""
         self.runner.call_hook("after_cycle", cycle=cycle, cycles=cycles, terms=terms)
 
     def save(self) -> None:
@@ -78,7 +78,7 @@ class HookEvents(Events):
 
 
 class StageLoop(BaseLoop):
-    """A stage of the run. Stages read no data set, so there is no dataloader.
+    """Base class of the stages; they have no dataloader.
 
     Args:
         runner: A :class:`psaq_mm.engine.runner.DFQRunner`; its ``state`` holds teacher, student and pool.
@@ -92,16 +92,16 @@ class StageLoop(BaseLoop):
         self.source = ImageSource(self.state.teacher, self.state.generator)
 
     def image_generator(self, options: dict[str, Any] | None) -> ImageGenerator:
-        """A generator that draws from the run's random numbers, with the options of the recipe."""
+        """An image generator with the options of the recipe, which uses the run's random number generator."""
         state = self.state
         return ImageGenerator(state.teacher, state.generator, state.seed, self.events.warn, **(options or {}))
 
 
 def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Both sides of images, of which one number may be given.
+    """Convert an image size of the recipe to height and width.
 
     Raises:
-        UsageError: They are not one or two positive numbers.
+        UsageError: It is neither a positive integer nor two of them.
     """
     sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
@@ -110,15 +110,15 @@ def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 class FillLoop(StageLoop):
-    """A stage that fills the pool with images.
+    """Base class of the stages that fill the pool with images.
 
     Args:
         runner: The runner.
-        images: How many images.
+        images: Number of images.
         image_size: Height and width, or one number for both.
 
     Raises:
-        UsageError: The backbone does not take images of this size.
+        UsageError: The backbone does not accept images of this size.
     """
 
     def __init__(self, runner: Runner, images: int = 32, image_size: int | tuple[int, int] = 224) -> None:
@@ -128,5 +128,5 @@ class FillLoop(StageLoop):
         try_image_size(self.state.teacher.model, self.image_size)
 
     def fill(self, images: Tensor) -> None:
-        """Put the images into the pool."""
+        """Add the images to the pool."""
         self.state.pool.add(images.detach().cpu(), tag="first")

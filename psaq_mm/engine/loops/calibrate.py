@@ -1,4 +1,4 @@
-"""Ranges of the student's quantizers and the rounding of its weights, from the pool's images."""
+"""Calibration as a stage of the run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class CalibrateLoop(StageLoop):
 
     Args:
         runner: The runner.
-        images: How many images; all of the pool where it holds fewer.
-        batch_size: How many at a time.
-        rounding: How weights are rounded once ranges are known, by registered name: ``'nearest'`` or ``'gptq'``.
+        images: Number of images; the whole pool if it has fewer.
+        batch_size: Images per batch.
+        rounding: Registered name of the rounding method of weights: ``'nearest'`` or ``'gptq'``.
 
     Raises:
-        UsageError: The rounding is unknown.
+        UsageError: The rounding method is unknown.
     """
 
     def __init__(self, runner: Runner, images: int = 32, batch_size: int = 8, rounding: str = "nearest") -> None:

@@ -17,14 +17,14 @@ from .base import StageLoop
 
 @LOOPS.register_module(name=["DistillLoop", "CycleLoop"])  # CycleLoop: its name before version 0.2
 class DistillLoop(StageLoop):
-    """Let samples and student evolve (:class:`psaq_mm.distillation.TeacherStudentCycle`).
+    """Run the teacher-student cycle (:class:`psaq_mm.distillation.TeacherStudentCycle`).
 
     Args:
         runner: The runner.
         generator: The keys of :class:`psaq_mm.distillation.ImageGenerator`.
         discrepancy: The keys of :class:`psaq_mm.generation.Discrepancy`.
         distill_on: The outputs that are compared: ``'backbone'``, ``'blocks'``, ``'neck'`` or ``'logits'``.
-        lr: Refused: the rates of weights and biases were absolute under this name.
+        lr: No longer accepted; it held absolute rates of weights and biases in earlier versions.
         **settings: The fields of :class:`psaq_mm.distillation.CycleSettings`.
 
     Raises:
@@ -54,7 +54,7 @@ class DistillLoop(StageLoop):
         self.cycle: TeacherStudentCycle | None = None
 
     def run(self) -> nn.Module:
-        """Run what is left of the cycles."""
+        """Run the remaining cycles."""
         self.cycle = TeacherStudentCycle(
             self.source,
             self.state.student,

@@ -1,4 +1,4 @@
-"""The first samples: made from patch similarity, or plain noise."""
+"""Generation of the first samples, or noise in their place, as stages of the run."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ from .base import FillLoop, height_and_width
 
 @LOOPS.register_module()
 class GenerateLoop(FillLoop):
-    """Optimize images by patch-similarity entropy and image prior alone (:func:`psaq_mm.distillation.generate_images`).
+    """Generate images from the teacher alone (:func:`psaq_mm.distillation.generate_images`).
 
     Args:
         runner: The runner.
-        images: How many images.
+        images: Number of images.
         image_size: Height and width, or one number for both.
-        batch_size: How many are optimized together.
-        steps: Adam steps of a batch.
+        batch_size: Images per batch.
+        steps: Adam steps for each batch.
         generator: The keys of :class:`psaq_mm.distillation.ImageGenerator`.
-        start: What the images start from: ``'white'`` (V1) or ``'fractal'`` noise.
-        samples: A file to share the images through: read where it exists, otherwise written.
+        start: Noise that the images start from: ``'white'`` (V1) or ``'fractal'``.
+        samples: A file that shares the images between runs: it is read if it exists, else written.
+
+    Raises:
+        UsageError: A number is below 1, or the backbone does not accept images of this size.
     """
 
     def __init__(
@@ -47,13 +50,13 @@ class GenerateLoop(FillLoop):
         check_image_size(backbone_of(runner.teacher)[1], height_and_width(image_size))
         super().__init__(runner, images, image_size)
         if min(images, batch_size, steps) < 1:
-            raise UsageError("images, batch_size and steps of GenerateLoop must be at least 1")
+            raise UsageError("images, batch_size and steps of GenerateLoop must be at least 1: correct dfq.generate")
         self.batch_size, self.steps, self.start = batch_size, steps, start
         self.generator = self.image_generator(generator)
         self.samples = Path(samples) if samples else None
 
     def run(self) -> None:
-        """Fill the pool, from the shared file where there is one."""
+        """Fill the pool, from the shared file if it exists."""
         if self.samples is not None and self.samples.exists():
             self.fill(self.shared(self.samples))
             return
@@ -76,29 +79,29 @@ class GenerateLoop(FillLoop):
         self.fill(images)
 
     def shared(self, path: Path) -> Tensor:
-        """The images that another run left.
+        """Read the images that another run has written.
 
         Raises:
-            UsageError: Their number or size is not the recipe's.
+            UsageError: Their number or size differs from the recipe.
         """
         images = read_checkpoint(path)["state_dict"].get("images")
         wanted = (self.images, image_channels(backbone_of(self.state.teacher.model)[1]), *self.image_size)
         if images is None or tuple(images.shape) != wanted:
             held = "no images" if images is None else f"images of shape {tuple(images.shape)}"
-            raise UsageError(f"{path} holds {held}, the recipe asks for {wanted}: delete it or choose another file")
+            raise UsageError(f"{path} holds {held}, the recipe needs {wanted}: delete it or choose another file")
         return images
 
 
 @LOOPS.register_module()
 class NoiseLoop(FillLoop):
-    """Noise without any optimization: the baseline.
+    """Fill the pool with noise, the baseline without optimization.
 
     Args:
         runner: The runner.
-        images: How many images.
+        images: Number of images.
         image_size: Height and width, or one number for both.
         start: ``'white'`` for Gaussian noise in ImageNet's normalised units, clamped to valid pixels;
-            ``'fractal'`` for what generation starts from.
+            ``'fractal'`` for the noise that generation starts from.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Real images, for the arm that measures what data would have given."""
+"""Real images as a stage of the run, for comparison with generated ones."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from .base import FillLoop
 
 @LOOPS.register_module()
 class RealImagesLoop(FillLoop):
-    """Crops of a data set's images, as the model's own preprocessor gives them.
+    """Fill the pool with crops of a data set's images, after the model's data preprocessor.
 
     Args:
         runner: The runner.
-        dataset: Config of the data set, with its pipeline; never the evaluation's images.
-        images: How many images.
+        dataset: Config of the data set, with its pipeline; it must not contain images of the evaluation.
+        images: Number of images.
         image_size: Height and width of the crops; smaller images are padded with zeros (the mean colour).
+
+    Raises:
+        UsageError: The data set cannot be read, or has other classes than the model.
+        PSAQError: The data set does not exist, or has too few images.
     """
 
     def __init__(
@@ -31,7 +35,7 @@ class RealImagesLoop(FillLoop):
     ) -> None:
         super().__init__(runner, images, image_size)
         try:
-            # With the stage, so that what is wrong with it is said before the float model is evaluated.
+            # Built with the stage, so that an error is raised before the float model is evaluated.
             self.dataset = build_dataset(dataset, runner.teacher)
         except FileNotFoundError as error:
             missing = missing_path(error)
@@ -42,7 +46,7 @@ class RealImagesLoop(FillLoop):
     def run(self) -> None:
         """Fill the pool with random crops of randomly chosen images."""
         order = torch.randperm(len(self.dataset), generator=self.state.generator)[: self.images]
-        preprocess = self.state.teacher.model.data_preprocessor
+        preprocess: Any = self.state.teacher.model.data_preprocessor
         crops = []
         for index in order.tolist():
             packed = self.dataset[index]
