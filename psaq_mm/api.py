@@ -17,8 +17,8 @@ from mmengine.config import Config
 from rich.console import Console
 from torch import Tensor, nn
 
-from .deployment import ExportWrapper
-from .deployment.artifact import FORMATS, Artifact, export_part
+from .deployment import ExportWrapper, quantized_onnx
+from .deployment.artifact import FORMATS, Artifact, check_target, write_model
 from .deployment.artifact import export as export_artifact
 from .engine.hooks.report import ReportHook
 from .engine.job import Job
@@ -284,6 +284,7 @@ def export(
     else:
         body = getattr(source.model, "backbone", source.model)  # timm models are exported with their classifier
         check_image_size(body, size)
-        channels = image_channels(body)
-        return export_part(ExportWrapper(body), target, kind, size, batch=batch, weights=weights, channels=channels)
+        check_target(target, kind)
+        wrapped, channels = ExportWrapper(body), image_channels(body)
+        return write_model(quantized_onnx(wrapped, size, batch=batch, weights=weights, channels=channels), target, kind)
     return export_artifact(open_artifact(folder), target, kind, size, batch, part, weights=weights)

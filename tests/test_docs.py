@@ -93,8 +93,8 @@ def test_the_classes_of_the_extending_page_work(tmp_path):
     assert "attn.to_qkv" in done.stdout and done.stdout.rstrip().endswith("all used")
 
 
-def walk_through(run_here) -> int:
-    """Run all but what quantizes, from the working directory, in the page's order."""
+def walk_through(run_here, recipe: Path) -> int:
+    """Run all but what quantizes, from the working directory, in the page's order; a small recipe for the demo's."""
     import mmdet
 
     ran = 0
@@ -116,21 +116,23 @@ def walk_through(run_here) -> int:
                 assert done.returncode == 0, done.stderr[-2000:]
             elif tool != "tools/dfq.py":
                 if arguments[0].startswith("configs/"):
-                    arguments[0] = str(ROOT / arguments[0])
+                    assert (ROOT / arguments[0]).is_file()
+                    arguments[0] = str(recipe)
                 outcome = run_here(tool.removeprefix("tools/"), *arguments)
                 assert (outcome.code, outcome.err) == (0, ""), line
             ran += 1
     return ran
 
 
-def test_the_deployment_page_takes_a_reader_through(run_here, finished, tmp_path, monkeypatch):
+def test_the_deployment_page_takes_a_reader_through(run_here, finished, tiny_recipe, tmp_path, monkeypatch):
     """On the shrunken detector of the tests, which step 1 would have made in minutes."""
     for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
         pytest.importorskip(package, reason="the extra [deploy] is not installed")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished.runner.work_dir, "work_dirs/detector")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save("image.png")
-    assert walk_through(run_here) == 9
+    tiny_recipe.dump("tiny.py")
+    assert walk_through(run_here, Path("tiny.py")) == 9
     assert {path.name for path in Path("deploy").iterdir()} >= {
         "detector.onnx",
         "parity.json",

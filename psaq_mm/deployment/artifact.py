@@ -70,6 +70,29 @@ class Artifact:
         load_weights(self.model, self.state, str(checkpoint))
         self.model.eval()
         check_calibrated(self.model)
+        self._converted: tuple[tuple[Any, ...], Any] | None = None
+
+    def onnx(self, part: str, size: tuple[int, int], batch: int, opset: int, weights: str) -> Any:
+        """A part of the model as ONNX; the last result is kept, so that a second format costs no second conversion.
+
+        Args:
+            part: A key of :data:`PARTS`.
+            size: Height and width of the input images.
+            batch: Batch size.
+            opset: ONNX opset.
+            weights: Storage type of 4-bit weights, see :func:`psaq_mm.deployment.quantized_onnx`.
+
+        Raises:
+            UsageError: The model has no such part.
+            ExportError: An error of :func:`psaq_mm.deployment.quantized_onnx`.
+        """
+        asked = (part, tuple(size), batch, opset, weights)
+        if self._converted is None or self._converted[0] != asked:
+            channels = image_channels(backbone_of(self.model)[1])
+            options: dict[str, Any] = {"batch": batch, "opset": opset, "weights": weights, "channels": channels}
+            proto = quantized_onnx(self.part(PARTS[part]), size, metadata=self.metadata(), **options)
+            self._converted = asked, proto
+        return self._converted[1]
 
     def part(self, names: Sequence[str]) -> ExportWrapper:
         """The parts of the model with these names, chained for the export.
@@ -131,17 +154,7 @@ def export(
     name, backbone = backbone_of(artifact.model)
     check_target(target, kind)
     check_image_size(backbone, size)
-    written = export_part(
-        artifact.part(PARTS[part]),
-        target,
-        kind,
-        size,
-        batch=batch,
-        opset=opset,
-        metadata=artifact.metadata(),
-        weights=weights,
-        channels=image_channels(backbone),
-    )
+    written = write_model(artifact.onnx(part, size, batch, opset, weights), target, kind)
     if name != "backbone":
         return written
     return [*written, *save_deployment(artifact, target, kind, PARTS[part])]
@@ -161,25 +174,17 @@ def check_target(target: Path, kind: str) -> None:
         raise ExportError("openvino is not installed: pip install 'psaq_mm[deploy]'")
 
 
-def export_part(part: ExportWrapper, target: Path, kind: str, size: tuple[int, int], **options: Any) -> list[Path]:
-    """Write a quantized module as a file for an engine.
+def write_model(proto: Any, target: Path, kind: str) -> list[Path]:
+    """Write an ONNX model as a file for an engine.
 
     Args:
-        part: A calibrated module.
+        proto: The result of :func:`psaq_mm.deployment.quantized_onnx`.
         target: ``NAME.onnx`` or ``NAME.xml``.
         kind: ``'onnx'`` or ``'openvino'``.
-        size: Height and width of the input images.
-        **options: Arguments of :func:`psaq_mm.deployment.quantized_onnx`.
 
     Returns:
         The written files.
-
-    Raises:
-        UsageError: The suffix of the target does not fit ``kind``.
-        ExportError: OpenVINO is not installed, or an error of :func:`psaq_mm.deployment.onnx_model`.
     """
-    check_target(target, kind)
-    proto = quantized_onnx(part, size, **options)
     if kind == "onnx":
         save_with(lambda path: save_onnx(proto, path), target)
         return [target]

@@ -49,7 +49,7 @@ class Job:
     def say(self, text: str) -> None:
         """Print a line, in the main process only."""
         if is_main_process():
-            self.console.print(f"[bold]psaq_mm[/] {text}", highlight=False)
+            self.console.print(f"[bold]psaq_mm[/] {text}", highlight=False, soft_wrap=True)
 
     def run(self) -> Results:
         """Run all stages; ``results.json`` is written after each.

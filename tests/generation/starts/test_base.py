@@ -18,7 +18,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def test_all_starts_are_tested_here() -> None:
-    assert STARTS.names == NAMES
+    assert list(STARTS.names) == NAMES
 
 
 @pytest.mark.parametrize("start", NAMES)
