@@ -23,7 +23,7 @@ from .deployment.artifact import export as export_artifact
 from .engine.hooks.report import ReportHook
 from .engine.job import Job
 from .engine.preparation import open_config
-from .engine.recipe import default_recipe, parse_bits, recipe_of
+from .engine.recipe import KEYS, default_recipe, parse_bits, recipe_of
 from .errors import UsageError
 from .in_memory import load_model, quantize_model, save_model
 from .models import check_image_size, image_channels
@@ -47,6 +47,9 @@ class Samples:
 
     images: Tensor
     model: nn.Module
+
+    def __repr__(self) -> str:
+        return f"Samples({len(self.images)} images of {tuple(self.images.shape[1:])})"
 
     def picture(self, count: int = 16) -> Any:
         """The newest images in a grid, as a PIL image, which notebooks display.
@@ -80,6 +83,11 @@ class Result:
     work_dir: Path | None
     quantization: dict[str, Any]
     owner: Any = None
+
+    def __repr__(self) -> str:
+        parts = [type(self.model).__name__, "W{weight_bits}A{activation_bits}".format(**self.quantization)]
+        parts.append(f"{self.coverage.quantized} tensors quantized, {self.coverage.fp} in floating point")
+        return f"Result({', '.join(parts)}, metrics={self.metrics})"
 
     def save(self, folder: str | Path) -> Path:
         """Write the model in a form that :func:`load` reads and, for models of a config, also the hosts' own tools.
@@ -154,6 +162,7 @@ def quantize(
         UsageError: A setting is not valid.
         PSAQError: The checkpoint or a library is missing, or the run fails.
     """
+    check_arguments(model, bits, seed, options, progress)
     options = {**(options or {}), "randomness.seed": seed}
     if isinstance(model, nn.Module):
         given = {"checkpoint": checkpoint, "work_dir": work_dir}
@@ -187,6 +196,27 @@ def quantize(
     samples = Samples(runner.pool.images, runner.teacher)
     quantization = runner.quantization_record()
     return Result(runner.student, metrics, runner.coverage, samples, runner.folder, quantization, folder)
+
+
+def check_arguments(model: Any, bits: Any, seed: Any, options: Any, progress: Any) -> None:
+    """Check the types of the arguments of :func:`quantize`, and that no option is silently without effect.
+
+    Raises:
+        UsageError: An argument is not valid.
+    """
+    if not isinstance(model, (str, Path, Config, nn.Module)):
+        raise UsageError(f"{type(model).__name__} is no model: give a recipe's name or path, a Config or a module")
+    if bits is not None and not isinstance(bits, str):
+        raise UsageError(f"bits {bits!r} cannot be read: write for example 'w8a8' or 'w4a8'")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UsageError(f"seed {seed!r} is not valid: use a whole number from 0 to 2^32 - 1")
+    if not isinstance(progress, bool) and not callable(progress):
+        raise UsageError(f"progress {progress!r} is not valid: use True, False or a function")
+    if options is not None and not isinstance(options, dict):
+        raise UsageError(f"options {options!r} is no dictionary: write for example {{'dfq.generate.images': 64}}")
+    for key in options or {}:
+        if str(key).partition(".")[0] in KEYS or (isinstance(model, nn.Module) and not str(key).startswith("dfq.")):
+            raise UsageError(f"option {key!r} is no key of a recipe: begin with 'dfq.', as in 'dfq.generate.images'")
 
 
 def recipe_config(
@@ -241,14 +271,14 @@ def open_artifact(folder: Path) -> Artifact:
         UsageError: The folder holds no config.
     """
     if not (folder / "quantized.py").exists():
-        raise UsageError(f"{folder} holds no quantized.py: only models of a config can be exported so far")
+        raise UsageError(f"{folder} holds no quantized.py: export the Result of a model in memory itself")
     return Artifact(open_config(folder / "quantized.py", work_dir=folder), folder / "quantized.pth")
 
 
 def export(
     source: Result | str | Path,
     target: str | Path,
-    size: tuple[int, int],
+    size: int | tuple[int, int],
     batch: int = 1,
     part: str = "backbone",
     weights: str = "int8",
@@ -258,7 +288,7 @@ def export(
     Args:
         source: A result, or a folder that :meth:`Result.save` wrote.
         target: ``NAME.onnx`` for ONNX with Q/DQ pairs, ``NAME.xml`` for OpenVINO.
-        size: Height and width of the input images.
+        size: Height and width of the input images, or one number for both.
         batch: Batch size.
         part: ``'backbone'`` or ``'backbone+neck'``.
         weights: Storage type of 4-bit weights: ``'int8'`` or ``'int4'``.
@@ -271,6 +301,10 @@ def export(
         UsageError: The suffix or the size is not valid.
         ExportError: The model cannot be exported.
     """
+    if isinstance(source, nn.Module):
+        raise UsageError("a bare module has no record to export: give the Result, or the folder that it was saved to")
+    if isinstance(size, int):
+        size = (size, size)
     target = Path(target)
     kinds = {suffix: kind for kind, suffix in FORMATS.items()}
     if target.suffix not in kinds:

@@ -173,7 +173,10 @@ def quantize_model(
     """
     teacher = as_teacher(copy.deepcopy(model))
     recipe = recipe_for(model, bits, options)
-    size = height_and_width(image_size or recipe.generate.image_size)
+    # timm models know the size of their training images.
+    described = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
+    own = getattr(getattr(model, "patch_embed", None), "img_size", None) or (described and described[1:])
+    size = height_and_width(image_size or (tuple(own) if own else recipe.generate.image_size))
     check_finite(teacher.state_dict(), type(model).__name__)
     check_image_size(backbone_of(teacher)[1], size)
     try_image_size(teacher, size)

@@ -48,6 +48,7 @@ def test_a_model_in_memory_is_quantized(in_memory):
     assert result.coverage.quantized > 10 and all(row.reason for row in result.coverage.rows if row.bits is None)
     assert result.samples.images.shape == (6, 3, SIZE, SIZE)
     assert isinstance(result.samples.picture(), Image.Image)
+    assert "W4A8" in repr(result) and len(repr(result)) < 200 and len(repr(result.samples)) < 80
     images = torch.randn(2, 3, SIZE, SIZE)
     with torch.no_grad():
         ours, theirs = result.model(images), model(images)
@@ -82,7 +83,7 @@ def test_it_is_exported(in_memory, tmp_path):
     import onnxruntime
 
     _, result, _ = in_memory
-    (path,) = psaq_mm.export(result, tmp_path / "vit.onnx", size=(SIZE, SIZE))
+    (path,) = psaq_mm.export(result, tmp_path / "vit.onnx", size=SIZE)
     session = onnxruntime.InferenceSession(path)
     images = torch.randn(1, 3, SIZE, SIZE)
     (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
@@ -153,6 +154,17 @@ def test_with_a_test_set_there_are_metrics(recipe):
         pytest.param(lambda: psaq_mm.quantize(small_vit(), "a.pth"), "checkpoint is for configs", id="checkpoint"),
         pytest.param(lambda: psaq_mm.quantize(small_vit(), bits="8"), "bits '8' cannot be read", id="bits"),
         pytest.param(lambda: psaq_mm.quantize(small_vit(), image_size=50), "images of 50x50 do not fit", id="size"),
+        pytest.param(lambda: psaq_mm.quantize(3), "int is no model", id="no-model"),
+        pytest.param(lambda: psaq_mm.quantize("demo/deit_nano_w8a8", bits=8), "bits 8 cannot be read", id="number"),
+        pytest.param(lambda: psaq_mm.quantize("demo/deit_nano_w8a8", seed=-1), "seed -1 is not valid", id="seed"),
+        pytest.param(lambda: psaq_mm.quantize("demo/deit_nano_w8a8", options="x"), "is no dictionary", id="options"),
+        pytest.param(
+            lambda: psaq_mm.quantize("demo/deit_nano_w8a8", options={"generate.images": 4}),
+            "'generate.images' is no key of a recipe: begin with 'dfq.'",
+            id="option",
+        ),
+        pytest.param(lambda: psaq_mm.quantize("demo/deit_nano_w8a8", progress=3), "progress 3", id="progress"),
+        pytest.param(lambda: psaq_mm.export(small_vit(), "a.onnx", 64), "a bare module has no record", id="module"),
         pytest.param(lambda: psaq_mm.load("no-such-folder"), "holds no quantized model", id="load"),
         pytest.param(
             lambda: psaq_mm.export("folder", "a.pt", (8, 8)), "a.pt ends neither in .onnx nor in .xml", id="suffix"
