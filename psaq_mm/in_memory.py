@@ -25,6 +25,7 @@ from .models import (
     backbone_of,
     backbone_outputs,
     check_image_size,
+    classifier_overrides,
     output_function,
     policy_of,
     quantize_in_place,
@@ -286,11 +287,7 @@ def quantize_body(student: nn.Module, quantization: dict[str, Any]) -> nn.Module
     if not isinstance(student, TimmModel):
         quantize_in_place(part, quantization, prefix=name)
         return student
-    classifier: Callable[[], Any] | None = getattr(part, "get_classifier", None)
-    found = classifier() if classifier is not None else ()
-    heads = set(found) if isinstance(found, (tuple, list)) else {found}
-    kept = [{"pattern": f"model.{key}", "keep_fp": True} for key, module in part.named_modules() if module in heads]
-    quantization["overrides"] = [*kept, *quantization.get("overrides", ())]
+    quantization["overrides"] = [*classifier_overrides(part, name), *quantization.get("overrides", ())]
     quantize_in_place(part, quantization, prefix=name)
     return part
 

@@ -23,7 +23,7 @@ from .features import OutputFunction, backbone_outputs, calibration_function, ou
 from .hosts import HOSTS, host_class, host_imports, named
 from .image_size import check_image_size, try_image_size
 from .preprocessing import PixelUnits, image_channels, pixel_bounds, pixel_units, takes_rgb
-from .quantized import policy_of, quantize_in_place
+from .quantized import classifier_overrides, policy_of, quantize_in_place
 
 __all__ = [
     "HOSTS",
@@ -47,6 +47,7 @@ __all__ = [
     "backbone_outputs",
     "calibration_function",
     "check_image_size",
+    "classifier_overrides",
     "convert_authors_swin",
     "has_authors_names",
     "host_imports",

@@ -70,13 +70,22 @@ def quantize_body(model: nn.Module, name: str, quantization: dict[str, Any]) -> 
     """
     body: Any = getattr(model, name)
     AttentionTaps(body, "timm's model")
-    found = body.get_classifier() if hasattr(body, "get_classifier") else ()
-    heads = set(found) if isinstance(found, (tuple, list)) else {found}
-    kept = [{"pattern": f"{name}.{key}", "keep_fp": True} for key, module in body.named_modules() if module in heads]
     # First, so that later overrides of the config count.
-    options = {**quantization, "overrides": [*kept, *quantization.get("overrides", ())]}
+    options = {**quantization, "overrides": [*classifier_overrides(body, name), *quantization.get("overrides", ())]}
     quantize_in_place(body, options, prefix=name)
     return model
+
+
+def classifier_overrides(body: Any, name: str) -> list[dict[str, Any]]:
+    """Overrides that keep the classifier of a timm model FP, as heads stay FP in other models.
+
+    Args:
+        body: The timm model.
+        name: Its name in the model that the patterns refer to.
+    """
+    found = body.get_classifier() if hasattr(body, "get_classifier") else ()
+    heads = set(found) if isinstance(found, (tuple, list)) else {found}
+    return [{"pattern": f"{name}.{key}", "keep_fp": True} for key, module in body.named_modules() if module in heads]
 
 
 def note_float_parts(model: nn.Module, policy: QuantPolicy) -> None:
