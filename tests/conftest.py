@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 
 from psaq_mm import cli
@@ -151,6 +152,13 @@ def named(cfg: Config, work_dir: Path) -> Config:
     name = f"test{os.getpid()}_{next(NUMBER)}"
     cfg.work_dir, cfg.experiment_name, cfg.visualizer.name = str(work_dir), name, name
     return cfg
+
+
+@pytest.fixture(autouse=True)
+def loggers_of_this_test_only() -> Iterator[None]:
+    """Forgets mmengine's loggers after each test: they write to the stream that pytest captured and then closed."""
+    yield
+    MMLogger._instance_dict.clear()
 
 
 @dataclass
