@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import interleaved, ratio, threads
 from psaq_mm.deployment import ENGINES, ExportWrapper, by_kind, onnx_model, open_session, quantized_onnx, save_onnx
-from psaq_mm.deployment.artifact import save_openvino
+from psaq_mm.deployment.export import save_openvino
 from psaq_mm.models import check_image_size, image_channels
 from psaq_mm.quantization import calibrating, freeze
 from psaq_mm.utils.memory import memory_growth

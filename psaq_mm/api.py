@@ -18,8 +18,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from .deployment import ExportWrapper, quantized_onnx
-from .deployment.artifact import FORMATS, Artifact, check_target, write_model
-from .deployment.artifact import export as export_artifact
+from .deployment.artifact import Artifact
+from .deployment.export import FORMATS, check_target, write_model
+from .deployment.export import export as export_artifact
 from .engine.hooks.report import ReportHook
 from .engine.job import Job
 from .engine.preparation import open_config
@@ -278,7 +279,7 @@ def open_artifact(folder: Path) -> Artifact:
 def export(
     source: Result | str | Path,
     target: str | Path,
-    size: int | tuple[int, int],
+    size: int | tuple[int, int] | list[tuple[int, int]],
     batch: int = 1,
     part: str = "backbone",
     weights: str = "int8",
@@ -288,9 +289,11 @@ def export(
     Args:
         source: A result, or a folder that :meth:`Result.save` wrote.
         target: ``NAME.onnx`` for ONNX with Q/DQ pairs, ``NAME.xml`` for OpenVINO.
-        size: Height and width of the input images, or one number for both.
+        size: Height and width of the input images, or one number for both; a list of pairs for a deployment with several
+            sizes, each of which has a file.
         batch: Batch size.
-        part: ``'backbone'`` or ``'backbone+neck'``.
+        part: ``'backbone'``, ``'backbone+neck'``, or ``'model'``: all but the host's own code between the graphs, such
+            as NMS and RoIAlign.
         weights: Storage type of 4-bit weights: ``'int8'`` or ``'int4'``.
 
     Returns:
@@ -303,8 +306,7 @@ def export(
     """
     if isinstance(source, nn.Module):
         raise UsageError("a bare module has no record to export: give the Result, or the folder that it was saved to")
-    if isinstance(size, int):
-        size = (size, size)
+    sizes = size if isinstance(size, list) else [(size, size) if isinstance(size, int) else size]
     target = Path(target)
     kinds = {suffix: kind for kind, suffix in FORMATS.items()}
     if target.suffix not in kinds:
@@ -317,8 +319,10 @@ def export(
         folder = source.work_dir
     else:
         body = getattr(source.model, "backbone", source.model)  # timm models are exported with their classifier
-        check_image_size(body, size)
+        if len(sizes) != 1:
+            raise UsageError("a model in memory is exported in one size: call export once for each")
+        check_image_size(body, sizes[0])
         check_target(target, kind)
-        wrapped, channels = ExportWrapper(body), image_channels(body)
-        return write_model(quantized_onnx(wrapped, size, batch=batch, weights=weights, channels=channels), target, kind)
-    return export_artifact(open_artifact(folder), target, kind, size, batch, part, weights=weights)
+        options: dict[str, Any] = {"batch": batch, "weights": weights, "channels": image_channels(body)}
+        return write_model(quantized_onnx(ExportWrapper(body), sizes[0], **options), target, kind)
+    return export_artifact(open_artifact(folder), target, kind, sizes, batch, part, weights=weights)

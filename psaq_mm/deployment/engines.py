@@ -15,18 +15,19 @@ import numpy as np
 from ..errors import ExportError
 
 ENGINES = ("onnxruntime", "openvino")
+Shape = tuple[int | None, ...]
 
 
 class Session(Protocol):
     """An exported file loaded into an engine.
 
     Attributes:
-        shape: Shape of its input: batch, channels, height, width.
-        maps: Height and width of each output; None for an output that is not a feature map.
+        shape: Shape of its input: batch (None for any), channels, height, width.
+        outputs: Shape of each output by name; the batch may be None.
     """
 
-    shape: tuple[int, int, int, int]
-    maps: list[tuple[int, int] | None]
+    shape: Shape
+    outputs: dict[str, Shape]
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """The outputs for float32 images of exactly the shape :attr:`shape`."""
@@ -55,8 +56,9 @@ class OnnxRuntimeSession:
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.input = self.session.get_inputs()[0]
-        self.shape = fixed(self.input.shape, file)
-        self.maps = [sides(output.shape) for output in self.session.get_outputs()]
+        self.shape = with_any_batch(self.input.shape)
+        check_fixed(self.shape, file)
+        self.outputs = {one.name: with_any_batch(one.shape) for one in self.session.get_outputs()}
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """See :class:`Session`."""
@@ -93,8 +95,9 @@ class OpenVINOSession:
         if threads:
             options["INFERENCE_NUM_THREADS"] = threads
         self.model = openvino.Core().compile_model(str(file), "CPU", options)
-        self.shape = fixed(list(self.model.inputs[0].shape), file)
-        self.maps = [sides(list(output.shape)) for output in self.model.outputs]
+        self.shape = openvino_shape(self.model.inputs[0])
+        check_fixed(self.shape, file)
+        self.outputs = {one.get_any_name(): openvino_shape(one) for one in self.model.outputs}
         self.request = self.model.create_infer_request()
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
@@ -142,17 +145,21 @@ def open_session(engine: str, file: Path, threads: int | None = None, profile: b
         ) from None
 
 
-def fixed(shape: Sequence[Any], file: Path) -> tuple[int, int, int, int]:
-    """The shape of the input.
+def with_any_batch(shape: Sequence[Any]) -> Shape:
+    """The lengths of a shape, None where an engine has a symbol instead of a number."""
+    return tuple(length if isinstance(length, int) else None for length in shape)
+
+
+def openvino_shape(port: Any) -> Shape:
+    """The shape of an input or output of OpenVINO."""
+    return tuple(length.get_length() if length.is_static else None for length in port.partial_shape)
+
+
+def check_fixed(shape: Shape, file: Path) -> None:
+    """Check that an input has four dimensions, of which only the batch may be dynamic.
 
     Raises:
-        ExportError: It is not fixed.
+        ExportError: It has not.
     """
-    if len(shape) != 4 or not all(isinstance(length, int) for length in shape):
+    if len(shape) != 4 or None in shape[1:]:
         raise ExportError(f"{file} has no fixed image size ({list(shape)}): make it with tools/export.py")
-    return shape[0], shape[1], shape[2], shape[3]
-
-
-def sides(shape: Sequence[Any]) -> tuple[int, int] | None:
-    """Height and width of a feature map ``(batch, channels, height, width)``; None for other shapes."""
-    return (int(shape[2]), int(shape[3])) if len(shape) == 4 else None

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import ExportError
-
 # The first opset whose DequantizeLinear supports 4-bit integers.
 FIRST_OPSET = 21
 LOWEST, HIGHEST = -8, 7
 
 
-def pack_int4(proto: Any) -> None:
+def pack_int4(proto: Any) -> int:
     """Store each weight whose integers fit into 4 bits as INT4, in place.
 
     Args:
         proto: An ``onnx.ModelProto`` of opset 21 or newer; its weights are INT8 initializers of DequantizeLinear nodes.
 
-    Raises:
-        ExportError: No weight fits.
+    Returns:
+        The number of weights that fit.
     """
     import ml_dtypes
     from onnx import TensorProto, numpy_helper
@@ -38,9 +36,8 @@ def pack_int4(proto: Any) -> None:
             # Remove the zero point, whose type would have to be INT4 too: it is 0, which is the default.
             zero_points.update(node.input[2:])
             del node.input[2:]
-    if not packed:
-        raise ExportError("no weight fits into 4 bits: INT4 is for models quantized at 4 bits or fewer, use int8")
     used = {name for node in proto.graph.node for name in node.input}
     for kind, unused in ((proto.graph.initializer, zero_points - used), (proto.graph.value_info, packed)):
         for one in [one for one in kind if one.name in unused]:
             kind.remove(one)
+    return len(packed)

@@ -295,11 +295,12 @@ FORMS: dict[type[nn.Module], Any] = {
 }
 
 
-def deployed(model: nn.Module) -> nn.Module:
+def deployed(model: nn.Module, required: bool = True) -> nn.Module:
     """Copy a quantized model and replace its quantized layers by layers with stored integers.
 
     Args:
         model: A calibrated model; it is not changed.
+        required: Whether a model without quantized layers is an error.
 
     Returns:
         The copy, in eval mode.
@@ -309,7 +310,7 @@ def deployed(model: nn.Module) -> nn.Module:
         ExportError: The model has no quantized layer, or a layer cannot be exported.
     """
     check_calibrated(model)
-    if not any(type(module) in FORMS for module in model.modules()):
+    if required and not any(type(module) in FORMS for module in model.modules()):
         raise ExportError(
             "nothing in the model is quantized: give the config and the checkpoint that tools/dfq.py left"
         )

@@ -23,6 +23,8 @@ from .int4 import FIRST_OPSET, pack_int4
 from .layers import deployed
 
 INPUT = "images"
+# The batch with which a graph of a dynamic batch is traced; 1 would be taken for a constant.
+TRACED_BATCH = 4
 # Opset 21 is the first with 4-bit integers, 18 the first that torch's exporter supports.
 DEFAULT_OPSET, LOWEST_OPSET = 21, 18
 STORAGE = ("int8", "int4")
@@ -35,9 +37,12 @@ class ExportWrapper(nn.Module):
         *parts: Modules in order, for example a backbone and a neck.
     """
 
+    names: list[str]
+
     def __init__(self, *parts: nn.Module) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
+        self.names = []
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """``(batch, channels, H, W)`` to the outputs of the last part."""
@@ -50,10 +55,11 @@ class ExportWrapper(nn.Module):
 def onnx_model(
     model: nn.Module,
     size: tuple[int, int],
-    batch: int = 1,
+    batch: int | None = 1,
     opset: int = DEFAULT_OPSET,
     metadata: Mapping[str, str] | None = None,
     channels: int = 3,
+    input_name: str = INPUT,
 ) -> Any:
     """Convert a model to ONNX.
 
@@ -62,12 +68,14 @@ def onnx_model(
     position biases are float.
 
     Args:
-        model: A float model, or the result of :func:`deployed`; its output is a tuple of tensors.
+        model: A float model, or the result of :func:`deployed`; its output is a tuple of tensors, whose names are its
+            ``names`` after a forward, or ``level0``, ``level1`` and so on.
         size: Height and width of the images.
-        batch: Batch size.
+        batch: Batch size; None for any.
         opset: ONNX opset, at least 18.
         metadata: Key-value pairs that are stored in the file.
         channels: Channels of the images.
+        input_name: Name of the graph's input.
 
     Returns:
         An ``onnx.ModelProto``, checked by ``onnx.checker``.
@@ -89,7 +97,8 @@ def onnx_model(
     import onnx
 
     device = next(iter([*model.parameters(), *model.buffers()])).device
-    images = torch.zeros(batch, channels, *size, device=device)
+    images = torch.zeros(batch or TRACED_BATCH, channels, *size, device=device)
+    shapes = None if batch else ({0: torch.export.Dim("batch", min=1)},)
     with torch.no_grad(), silence():
         levels = len(model(images))
         try:
@@ -98,8 +107,9 @@ def onnx_model(
                 (images,),
                 dynamo=True,
                 opset_version=opset,
-                input_names=[INPUT],
-                output_names=[f"level{index}" for index in range(levels)],
+                input_names=[input_name],
+                output_names=getattr(model, "names", None) or [f"level{index}" for index in range(levels)],
+                dynamic_shapes=shapes,
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
@@ -114,7 +124,13 @@ def onnx_model(
 
 
 def quantized_onnx(
-    model: nn.Module, size: tuple[int, int], *, opset: int = DEFAULT_OPSET, weights: str = "int8", **kwargs: Any
+    model: nn.Module,
+    size: tuple[int, int],
+    *,
+    opset: int = DEFAULT_OPSET,
+    weights: str = "int8",
+    required: bool = True,
+    **kwargs: Any,
 ) -> Any:
     """Convert a quantized model to ONNX with stored integers (:func:`deployed`, then :func:`onnx_model`).
 
@@ -124,18 +140,20 @@ def quantized_onnx(
         opset: ONNX opset, at least 18; for ``'int4'`` at least 21.
         weights: Storage type of 4-bit weights, one of :data:`STORAGE`: ``'int8'``, which engines multiply as integers,
             or ``'int4'``, which takes half the space, but which current engines convert to float.
-        **kwargs: ``batch``, ``metadata`` and ``channels`` of :func:`onnx_model`.
+        required: Whether a model without quantized layers, or without 4-bit weights for ``'int4'``, is an error.
+        **kwargs: ``batch``, ``metadata``, ``channels`` and ``input_name`` of :func:`onnx_model`.
 
     Raises:
         ExportError: An error of :func:`onnx_model`, or ``'int4'`` with too old an opset or without 4-bit weights.
     """
     if weights == "int4" and opset < FIRST_OPSET:
         raise ExportError(f"opset {opset} is too old for INT4 weights: use {FIRST_OPSET} or newer")
-    proto = onnx_model(deployed(model), size, opset=opset, **kwargs)
+    proto = onnx_model(deployed(model, required), size, opset=opset, **kwargs)
     if weights == "int4":
         import onnx
 
-        pack_int4(proto)
+        if not pack_int4(proto) and required:
+            raise ExportError("no weight fits into 4 bits: INT4 is for models quantized at 4 bits or fewer, use int8")
         onnx.checker.check_model(proto, full_check=True)
     return proto
 

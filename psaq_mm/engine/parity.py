@@ -14,7 +14,8 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ..deployment import RuntimeBackbone
-from ..deployment.artifact import FORMATS, RUNS_ON, Artifact, export
+from ..deployment.artifact import Artifact
+from ..deployment.export import FORMATS, RUNS_ON, export
 from ..errors import UsageError
 from ..models import backbone_outputs
 from ..quantization import sqnr
@@ -61,7 +62,7 @@ def check_parity(
         for engine in engines:
             kind = next(kind for kind, runs_on in RUNS_ON.items() if runs_on == engine)
             target = folder / f"{engine}{FORMATS[kind]}"
-            written = export(artifact, target, kind, size)
+            written = export(artifact, target, kind, [size])
             if len(written) < 3:
                 raise UsageError(
                     "this model has no separate backbone, so no host tool runs its export: use tools/export.py alone"

@@ -18,7 +18,7 @@ class Halving:
     def __init__(self, file: Path) -> None:
         height, width = (int(side) for side in file.stem.split("x"))
         self.shape = 2, 3, height, width
-        self.maps = [(height // 2, width // 2), None]
+        self.outputs = {"maps": (2, 3, height // 2, width // 2), "sums": (2,)}
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         assert images.shape == self.shape

@@ -155,7 +155,7 @@ def test_other_checkpoints_are_one_line(run_export, artifact, tiny_checkpoint, t
 
 
 def test_a_missing_engine_names_the_extra(run_export, artifact, tmp_path, monkeypatch):
-    import psaq_mm.deployment.artifact as deploy
+    import psaq_mm.deployment.export as deploy
 
     monkeypatch.setattr(deploy, "find_spec", lambda name: None)
     outcome = run_export(*artifact, "--format", "openvino", "--size", SIZE, SIZE, "-o", tmp_path / "out.xml")
