@@ -289,8 +289,8 @@ def export(
     Args:
         source: A result, or a folder that :meth:`Result.save` wrote.
         target: ``NAME.onnx`` for ONNX with Q/DQ pairs, ``NAME.xml`` for OpenVINO.
-        size: Height and width of the input images, or one number for both; a list of pairs for a deployment with several
-            sizes, each of which has a file.
+        size: Height and width of the input images, or one number for both; a list of pairs for several sizes in one
+            deployment, each with a file.
         batch: Batch size.
         part: ``'backbone'``, ``'backbone+neck'``, or ``'model'``: all but the host's own code between the graphs, such
             as NMS and RoIAlign.

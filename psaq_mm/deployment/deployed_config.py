@@ -98,7 +98,9 @@ def model_config(model: dict[str, Any], parts: Sequence[ExportedPart], engine: s
             model["roi_head"][kind] = runtime_head(described, file=rois[kind], engine=engine)
             continue
         # One config may stand for all stages of a cascade.
-        stages = described if isinstance(described, list) else [described] * len([n for n in rois if n.startswith(kind)])
+        stages = (
+            described if isinstance(described, list) else [described] * len([n for n in rois if n.startswith(kind)])
+        )
         model["roi_head"][kind] = [
             runtime_head(one, file=rois[f"{kind}.{index}"], engine=engine) for index, one in enumerate(stages)
         ]
@@ -106,7 +108,7 @@ def model_config(model: dict[str, Any], parts: Sequence[ExportedPart], engine: s
 
 
 def without_backbone(model: dict[str, Any], backbone: dict[str, Any]) -> dict[str, Any]:
-    """The config of a classifier that runs a file from image to class scores, in place of mmpretrain's TimmClassifier."""
+    """The config of a classifier that runs a file from image to class scores, in place of a TimmClassifier."""
     head = {"type": "psaq_mm.RuntimeHead", "host": "mmpretrain.ClsHead"}
     kept = {key: model[key] for key in ("data_preprocessor", "train_cfg") if model.get(key) is not None}
     if "loss" in model:

@@ -16,6 +16,7 @@ from ..errors import ExportError
 
 ENGINES = ("onnxruntime", "openvino")
 Shape = tuple[int | None, ...]
+InputShape = tuple[int | None, int, int, int]
 
 
 class Session(Protocol):
@@ -26,7 +27,7 @@ class Session(Protocol):
         outputs: Shape of each output by name; the batch may be None.
     """
 
-    shape: Shape
+    shape: InputShape
     outputs: dict[str, Shape]
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
@@ -56,8 +57,7 @@ class OnnxRuntimeSession:
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.input = self.session.get_inputs()[0]
-        self.shape = with_any_batch(self.input.shape)
-        check_fixed(self.shape, file)
+        self.shape = fixed(with_any_batch(self.input.shape), file)
         self.outputs = {one.name: with_any_batch(one.shape) for one in self.session.get_outputs()}
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
@@ -95,8 +95,7 @@ class OpenVINOSession:
         if threads:
             options["INFERENCE_NUM_THREADS"] = threads
         self.model = openvino.Core().compile_model(str(file), "CPU", options)
-        self.shape = openvino_shape(self.model.inputs[0])
-        check_fixed(self.shape, file)
+        self.shape = fixed(openvino_shape(self.model.inputs[0]), file)
         self.outputs = {one.get_any_name(): openvino_shape(one) for one in self.model.outputs}
         self.request = self.model.create_infer_request()
 
@@ -155,11 +154,14 @@ def openvino_shape(port: Any) -> Shape:
     return tuple(length.get_length() if length.is_static else None for length in port.partial_shape)
 
 
-def check_fixed(shape: Shape, file: Path) -> None:
-    """Check that an input has four dimensions, of which only the batch may be dynamic.
+def fixed(shape: Shape, file: Path) -> InputShape:
+    """The shape of an input, which must have four dimensions, of which only the batch may be dynamic.
 
     Raises:
         ExportError: It has not.
     """
-    if len(shape) != 4 or None in shape[1:]:
-        raise ExportError(f"{file} has no fixed image size ({list(shape)}): make it with tools/export.py")
+    batch, *rest = shape
+    sides = [length for length in rest if length is not None]
+    if len(shape) == 4 and len(sides) == 3:
+        return batch, sides[0], sides[1], sides[2]
+    raise ExportError(f"{file} has no fixed image size ({list(shape)}): make it with tools/export.py")

@@ -24,7 +24,7 @@ def open_sessions(file: str | Sequence[str], engine: str, threads: int | None) -
     """Load one file or several, in order of their image size."""
     files = [Path(one) for one in ([file] if isinstance(file, str) else file)]
     sessions = [open_session(engine, one, threads) for one in files]
-    return sorted(sessions, key=lambda session: math.prod(side or 0 for side in session.shape[2:]))
+    return sorted(sessions, key=lambda session: session.shape[2] * session.shape[3])
 
 
 @MODELS.register_module()
@@ -73,7 +73,7 @@ class RuntimeBackbone(BaseModule):
             ExportError: The images are larger than every exported size.
         """
         session = self.session_for(images.shape[2], images.shape[3])
-        batch, height, width = session.shape[0] or len(images), *session.shape[2:]
+        batch, (height, width) = session.shape[0] or len(images), session.shape[2:]
         padded = np.zeros((math.ceil(len(images) / batch) * batch, images.shape[1], height, width), np.float32)
         padded[: len(images), :, : images.shape[2], : images.shape[3]] = images.float().cpu().numpy()
         parts = [session.run(padded[start : start + batch]) for start in range(0, len(padded), batch)]
@@ -130,7 +130,8 @@ def RuntimeHead(  # noqa: N802
     cls = host_class(host)
     if cls is None:
         raise UsageError(f"no head is called {host}: export the model anew with the libraries of this environment")
-    built: Any = runtime_class(cls)(**head)
+    checked: Any = cls
+    built: Any = runtime_class(checked)(**head)
     remove_layers(built)
     built.session = None if file is None else open_session(engine, Path(file), threads)
     return built

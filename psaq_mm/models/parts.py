@@ -88,7 +88,7 @@ def nest(name: str, tensors: dict[str, Tensor]) -> Any:
     """Nested lists of the tensors whose names begin with ``name``; a single tensor if one has this name."""
     if name in tensors:
         return tensors[name]
-    found = []
+    found: list[Any] = []
     while any(key == (place := f"{name}.{len(found)}") or key.startswith(f"{place}.") for key in tensors):
         found.append(nest(place, tensors))
     return found
@@ -207,7 +207,9 @@ def roi_parts(model: Any) -> list[StaticPart]:
     for kind, extractors in (("bbox_head", "bbox_roi_extractor"), ("mask_head", "mask_roi_extractor")):
         heads = modules_of(getattr(roi_head, kind, None))
         cascade = isinstance(getattr(roi_head, kind, None), nn.ModuleList)
-        for index, (head, extractor) in enumerate(zip(heads, modules_of(getattr(roi_head, extractors, None)), strict=True)):
+        for index, (head, extractor) in enumerate(
+            zip(heads, modules_of(getattr(roi_head, extractors, None)), strict=True)
+        ):
             name = f"{kind}.{index}" if cascade else kind
             if required_arguments(head) != 1:
                 raise UsageError(

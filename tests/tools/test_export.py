@@ -39,6 +39,7 @@ def artifact(finished) -> list[Path]:
     [
         pytest.param("onnx", ".onnx", "backbone", 2, id="onnxruntime-backbone"),
         pytest.param("openvino", ".xml", "backbone+neck", 1, id="openvino-neck"),
+        pytest.param("onnx", ".onnx", "model", 1, id="onnxruntime-model"),
     ],
 )
 def test_the_hosts_runner_evaluates_what_is_deployed(
@@ -49,9 +50,12 @@ def test_the_hosts_runner_evaluates_what_is_deployed(
     outcome = run_export(*artifact, *options, "-o", out)
     assert (outcome.code, outcome.err) == (0, "")
     written = {path.name for path in out.parent.iterdir()}
-    assert written == {out.name, "detector.py", "detector.pth"} | ({"detector.bin"} if kind == "openvino" else set())
+    others = {"detector.bin"} if kind == "openvino" else set()
+    if part == "model":
+        others = {"detector.bbox_head.onnx", "detector.mask_head.onnx"}
+    assert written == {out.name, "detector.py", "detector.pth"} | others
     assert {Path(line.partition(": ")[0]).name for line in outcome.out.splitlines()} == written
-    # the three belong together and may be moved
+    # the files belong together and may be moved
     folder = tmp_path / "moved"
     shutil.move(out.parent, folder)
     cfg = named(Config.fromfile(folder / "detector.py"), tmp_path / "work")
