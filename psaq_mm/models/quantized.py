@@ -7,7 +7,15 @@ from typing import Any
 from torch import nn
 
 from ..errors import UsageError
-from ..quantization import QuantPolicy, quantize_conv2d, quantize_linear, quantize_model, register_quantized
+from ..quantization import (
+    QuantPolicy,
+    fold_norms,
+    quantize_conv2d,
+    quantize_linear,
+    quantize_model,
+    register_pairs,
+    register_quantized,
+)
 from .adapters.conversion import inline_sum
 from .adapters.declaration import LAYER_SCALES
 from .adapters.taps import AttentionTaps
@@ -18,6 +26,17 @@ SCOPES = ("backbone", "model")
 # Their forwards add only a guard against empty batches of torch 1.4, which those of torch.nn handle themselves.
 register_quantized("mmcv.cnn.bricks.wrappers.Linear")(quantize_linear)
 register_quantized("mmcv.cnn.bricks.wrappers.Conv2d")(quantize_conv2d)
+
+
+@register_pairs("mmcv.cnn.bricks.conv_module.ConvModule")
+def conv_module_pairs(module: Any) -> list[tuple[str, str]]:
+    """The convolution of an mmcv ConvModule and the norm that follows it."""
+    order = module.order
+    if not module.with_norm or order.index("norm") != order.index("conv") + 1:
+        return []
+    # mmcv's own folding at each pass, an option, would read statistics of the norm that are no longer there.
+    module.efficient_conv_bn_eval_forward = None
+    return [("conv", module.norm_name)]
 
 
 def policy_of(quantization: dict[str, Any]) -> tuple[QuantPolicy, str]:
@@ -35,7 +54,7 @@ def policy_of(quantization: dict[str, Any]) -> tuple[QuantPolicy, str]:
 
 
 def quantize_in_place(module: nn.Module, quantization: dict[str, Any], prefix: str = "") -> nn.Module:
-    """Quantize a model or a part of it, uncalibrated.
+    """Quantize a model or a part of it, uncalibrated. Batch norms behind quantized convolutions are folded into them.
 
     Args:
         module: The whole model, or a backbone.
@@ -46,6 +65,7 @@ def quantize_in_place(module: nn.Module, quantization: dict[str, Any], prefix: s
         The module.
     """
     policy, _ = policy_of(quantization)
+    fold_norms(module, lambda name: policy.specs(name) is not None, prefix)
     quantized = quantize_model(module, policy, prefix=prefix)
     note_float_parts(quantized, policy)
     restrict_load_hooks(quantized)

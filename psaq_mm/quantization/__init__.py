@@ -33,6 +33,7 @@ from .convert import (
     register_quantized,
 )
 from .coverage import CoverageReport, CoverageRow, coverage
+from .fold import FoldedNorm, fold, fold_norms, fold_state, register_pairs
 from .functional import affine_parameters, fake_quantize, sqnr
 from .layers import QuantConv2d, QuantizedLayer, QuantLinear, QuantMatMul
 from .observers import Observer, make_observer, register_observer
@@ -57,6 +58,7 @@ __all__ = [
     "ROUNDINGS",
     "CoverageReport",
     "CoverageRow",
+    "FoldedNorm",
     "GPTQRounding",
     "LayerSpecs",
     "Observer",
@@ -79,6 +81,9 @@ __all__ = [
     "convert_child",
     "coverage",
     "fake_quantize",
+    "fold",
+    "fold_norms",
+    "fold_state",
     "freeze",
     "full_name",
     "gptq",
@@ -93,6 +98,7 @@ __all__ = [
     "quantizers",
     "recording_sqnr",
     "register_observer",
+    "register_pairs",
     "register_quantized",
     "register_rounding",
     "relative_groups",
