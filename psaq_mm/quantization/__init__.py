@@ -28,6 +28,7 @@ from .convert import (
     convert_child,
     is_quantized,
     quantize_conv2d,
+    quantize_conv_transpose2d,
     quantize_linear,
     quantize_model,
     register_quantized,
@@ -35,7 +36,7 @@ from .convert import (
 from .coverage import CoverageReport, CoverageRow, coverage
 from .fold import FoldedNorm, fold, fold_norms, fold_state, register_pairs
 from .functional import affine_parameters, fake_quantize, sqnr
-from .layers import QuantConv2d, QuantizedLayer, QuantLinear, QuantMatMul
+from .layers import QuantConv2d, QuantConvTranspose2d, QuantizedLayer, QuantLinear, QuantMatMul
 from .observers import Observer, make_observer, register_observer
 from .policy import LayerSpecs, QuantPolicy
 from .quantizer import Quantizer, State
@@ -63,6 +64,7 @@ __all__ = [
     "LayerSpecs",
     "Observer",
     "QuantConv2d",
+    "QuantConvTranspose2d",
     "QuantLinear",
     "QuantMatMul",
     "QuantPolicy",
@@ -91,6 +93,7 @@ __all__ = [
     "make_observer",
     "make_rounding",
     "quantize_conv2d",
+    "quantize_conv_transpose2d",
     "quantize_linear",
     "quantize_model",
     "quantized_layers",
