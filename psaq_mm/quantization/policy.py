@@ -26,7 +26,7 @@ _TUNABLE = (
     "softmax_grid",
     "softmax_granularity",
 )
-_OVERRIDE_KEYS = ("pattern", "bits", "keep_fp", *_TUNABLE)
+_OVERRIDE_KEYS = ("pattern", "bits", "keep_fp", "reason", *_TUNABLE)
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ class QuantPolicy:
 
     An override is a mapping with a ``pattern`` (as in ``fnmatch``, where ``*`` also matches dots) and any of ``bits``
     (weights and activations), ``weight_bits``, ``activation_bits``, ``weight_observer``, ``activation_observer``,
-    ``percentile``, ``norm_inputs``, ``norm_migration``, ``softmax_grid``, ``softmax_granularity`` and ``keep_fp``. A
-    pattern that matches a module also covers its descendants. For each key, the last matching override applies.
+    ``percentile``, ``norm_inputs``, ``norm_migration``, ``softmax_grid``, ``softmax_granularity`` and ``keep_fp``, and
+    ``reason``, which the coverage report gives for modules that are kept FP. A pattern that matches a module also
+    covers its descendants. For each key, the last matching override applies.
 
     Example::
 
@@ -162,7 +163,9 @@ class QuantPolicy:
     def fp_reason(self, name: str) -> str:
         """Which override keeps the module ``name`` FP, as text for the coverage report; empty if none does."""
         matching = [o for o in self.overrides if "keep_fp" in o and _covers(o["pattern"], name)]
-        return f"kept FP by override {matching[-1]['pattern']!r}" if matching and matching[-1]["keep_fp"] else ""
+        if not matching or not matching[-1]["keep_fp"]:
+            return ""
+        return str(matching[-1].get("reason") or f"kept FP by override {matching[-1]['pattern']!r}")
 
     def check_patterns(self, names: Iterable[str]) -> None:
         """Checks that every override matches a module; one with a typo in its pattern would have no effect.

@@ -77,6 +77,14 @@ def test_override_and_scope_are_reasons(float_net: nn.Module) -> None:
     assert "bare" in found["net.position"]
 
 
+def test_an_override_may_give_its_reason(float_net: nn.Module) -> None:
+    overrides = [{"pattern": "mlp", "keep_fp": True, "reason": "measured"}, {"pattern": "mlp.2", "keep_fp": False}]
+    policy = QuantPolicy(overrides=overrides)
+    assert QuantPolicy.from_config(policy.to_config()) == policy
+    found = reasons(quantize_model(float_net, policy), policy)
+    assert (found["mlp.0.weight"], found["mlp.2.weight"]) == ("measured", "")
+
+
 class Adapter(nn.Module):
     """Quantizes a table and a product, keeps another table and the softmax FP."""
 
