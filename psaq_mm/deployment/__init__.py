@@ -1,13 +1,15 @@
 """Export of quantized models for integer engines, and exported files as backbones.
 
-``layers`` holds layers with stored integers; ``onnx_file``, ``int4`` and ``compact`` write them as ONNX; ``engines``
-runs a file; ``operators`` summarises the profile of an engine; ``runtime`` is the backbone.
+``layers`` holds layers with stored integers, ``operands`` their weights and activations; ``onnx_file``, ``int4`` and
+``compact`` write them as ONNX; ``engines`` runs a file; ``operators`` summarises the profile of an engine; ``runtime``
+is the backbone.
 """
 
 from ..errors import ExportError
 from .engines import ENGINES, Session, open_session
-from .layers import ActivationQDQ, DeployConv2d, DeployLinear, DeployMatMul, deployed
+from .layers import DeployConv2d, DeployConvTranspose2d, DeployLinear, DeployMatMul, deployed
 from .onnx_file import DEFAULT_OPSET, STORAGE, ExportWrapper, onnx_model, quantized_onnx, save_onnx
+from .operands import ActivationQDQ
 from .operators import KINDS, by_kind
 from .runtime import RuntimeBackbone
 
@@ -18,6 +20,7 @@ __all__ = [
     "STORAGE",
     "ActivationQDQ",
     "DeployConv2d",
+    "DeployConvTranspose2d",
     "DeployLinear",
     "DeployMatMul",
     "ExportError",

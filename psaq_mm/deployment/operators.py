@@ -8,10 +8,10 @@ KINDS = ("products", "norms, softmax, GELU", "layout", "quantize", "rest")
 # Operator types in the engines' profiles, including fused and integer forms.
 OPERATORS = {
     "products": "MatMul FusedMatMul Gemm QGemm MatMulInteger MatMulIntegerToFloat QLinearMatMul DynamicQuantizeMatMul "
-    "Conv FusedConv QLinearConv ConvInteger NhwcFusedConv FullyConnected Convolution",
+    "Conv FusedConv QLinearConv ConvInteger NhwcFusedConv FullyConnected Convolution ConvTranspose Deconvolution",
     "norms, softmax, GELU": "LayerNormalization SkipLayerNormalization MVN Softmax QLinearSoftmax Gelu BiasGelu Erf",
     "layout": "Transpose Reshape Split VariadicSplit Concat Concatenation Slice StridedSlice Gather Pad Squeeze "
-    "Unsqueeze Expand Reorder Roll ReorderInput ReorderOutput",
+    "Unsqueeze Expand Reorder Roll ReorderInput ReorderOutput DepthToSpace",
     "quantize": "QuantizeLinear DequantizeLinear FakeQuantize Convert Cast",
 }
 KIND_OF = {operator: kind for kind, operators in OPERATORS.items() for operator in operators.split()}

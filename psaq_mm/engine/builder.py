@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS as HOST_MODELS
 from mmengine.registry import init_default_scope
@@ -21,13 +23,16 @@ from ..models import (
     artifact_model,
     backbone_of,
     backbone_outputs,
+    calibration_function,
+    image_channels,
     pixel_units,
+    unreached,
     without_checkpointing,
     without_downloads,
 )
 from ..models.checkpoint import how_to_get, load_weights, read_checkpoint
 from ..models.host_types import buildable
-from ..quantization import QuantizationError, quantized_layers
+from ..quantization import QuantizationError, QuantPolicy, quantized_layers
 from .recipe import recipe_of
 
 
@@ -63,6 +68,35 @@ def load_teacher(teacher: nn.Module, path: str, cfg: Config, otherwise: str = ""
 def teacher_of(model: nn.Module) -> Teacher:
     """Wrap a float model for the algorithm, with its outputs, attention taps and pixel units."""
     return Teacher(model, backbone_outputs, lambda: AttentionTaps(backbone_of(model)[1]), pixel_units(model))
+
+
+def keep_unreached(artifact: ConfigDict, teacher: nn.Module, size: tuple[int, int], policy: QuantPolicy) -> QuantPolicy:
+    """Keep those layers of a whole model FP that calibration does not reach, by overrides in the artifact's policy.
+
+    Args:
+        artifact: The config of the quantized model; overrides are added in scope ``model``.
+        teacher: The float model in eval mode.
+        size: Height and width of images of noise that pass through it.
+        policy: The recipe's policy.
+
+    Returns:
+        The policy of the artifact.
+
+    Raises:
+        UsageError: The model cannot be quantized as a whole.
+    """
+    if artifact.type != "psaq_mm.QuantizedModel":
+        return policy
+    like = next(teacher.parameters())
+    # A generator of its own, so that the random numbers of the run stay the same.
+    # Two images, because norms refuse a single value.
+    noise = torch.randn(2, image_channels(backbone_of(teacher)[1]), *size, generator=torch.Generator().manual_seed(0))
+    names = unreached(teacher, calibration_function("model", teacher), noise.to(like.device, like.dtype))
+    reason = "no image of the calibration reaches it"
+    added = [{"pattern": name, "keep_fp": True, "reason": reason} for name in names if policy.specs(name) is not None]
+    policy = replace(policy, overrides=(*policy.overrides, *added))
+    artifact.quantization = policy.to_config()
+    return policy
 
 
 def build_student(artifact: ConfigDict, teacher: nn.Module) -> nn.Module:

@@ -41,7 +41,7 @@ from ..utils.image_store import DiskImageStore
 from ..utils.memory import keep_freed_memory
 from ..utils.terminal import keep_terminal_quiet
 from ..utils.termination import Termination
-from .builder import build_student, load_teacher, teacher_of, usage_errors
+from .builder import build_student, keep_unreached, load_teacher, teacher_of, usage_errors
 from .dataset_checks import build_test_loop, missing_path
 from .preparation import runner_config
 from .results import Figure, as_figure, timed
@@ -192,7 +192,8 @@ class DFQRunner(Runner):
         if found := without_checkpointing(self.teacher):
             self.logger.info(f"activation checkpointing of {len(found)} modules is off while the model is quantized")
         self.artifact = artifact_model(ConfigDict(self.cfg.model), self.quantization)
-        stages = {key: self.build_stage(key, default) for key, default in STAGES.items()}
+        stages: dict[str, Any] = {key: self.build_stage(key, default) for key, default in STAGES.items()}
+        self.policy = keep_unreached(self.artifact, self.teacher, stages["generate"].image_size, self.policy)
         # Build the student last, so that an unsupported backbone is not reported as a bad pattern of the policy.
         self.state.student = build_student(self.artifact, self.teacher).to(self.device)
         self.stages = stages

@@ -19,7 +19,7 @@ from .backbones import backbone_of, quantized_class
 from .checkpointing import without_checkpointing
 from .converters.swin import convert_authors_swin, has_authors_names
 from .entries import QuantizedBackbone, QuantizedModel, QuantizedTimmClassifier
-from .features import OutputFunction, backbone_outputs, calibration_function, output_function
+from .features import OutputFunction, backbone_outputs, calibration_function, output_function, unreached
 from .hosts import HOSTS, host_class, host_imports, named
 from .image_size import check_image_size, try_image_size
 from .preprocessing import PixelUnits, image_channels, pixel_bounds, pixel_units, takes_rgb
@@ -63,6 +63,7 @@ __all__ = [
     "takes_rgb",
     "transformer_blocks",
     "try_image_size",
+    "unreached",
     "without_checkpointing",
     "without_downloads",
 ]

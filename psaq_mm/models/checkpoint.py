@@ -20,7 +20,7 @@ from torch import nn
 
 from ..compat import safe_globals
 from ..errors import PSAQError, UsageError
-from ..quantization import QuantizationError
+from ..quantization import QuantizationError, fold_state
 from ..utils.atomic_files import save_tensors, save_with
 from ..utils.config_lookup import find_file
 from .converters.swin import has_authors_names
@@ -161,7 +161,7 @@ def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
     """
     constants = constant_keys(model)
     state = OrderedDict((key.removeprefix("module."), value) for key, value in state.items())
-    state = OrderedDict((key, value) for key, value in state.items() if key not in constants)
+    state = OrderedDict((key, value) for key, value in fold_state(model, state).items() if key not in constants)
     own = {key: value for key, value in model.state_dict().items() if key not in constants}
     is_quantizer = {key for key in {*own, *state} if key.rpartition(".")[0].endswith("quantizer")}
     shapes = [

@@ -14,7 +14,7 @@ from torch import nn
 from ..registry import MODELS
 from .backbones import TIMM_CLASSIFIER, backbone_of, check_supported, quantized_class
 from .hosts import host_class
-from .quantized import policy_of, quantize_body, quantize_in_place
+from .quantized import as_then, policy_of, quantize_body, quantize_in_place
 
 
 @MODELS.register_module()
@@ -46,6 +46,7 @@ def QuantizedModel(*, host: str, quantization: dict[str, Any], **model: Any) -> 
     """
     _, scope = policy_of({"scope": "model", **quantization})
     built = HOST_MODELS.build({"type": host, **model})
+    quantization = as_then(built, {**quantization, "scope": scope})
     if scope == "model":
         return quantize_in_place(built, quantization)
     return quantize_body(built, backbone_of(built)[0], quantization)

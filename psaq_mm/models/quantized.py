@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from ..errors import UsageError
-from ..quantization import QuantPolicy, quantize_conv2d, quantize_linear, quantize_model, register_quantized
+from ..quantization import (
+    QuantPolicy,
+    fold_norms,
+    quantize_conv2d,
+    quantize_conv_transpose2d,
+    quantize_linear,
+    quantize_model,
+    register_pairs,
+    register_quantized,
+)
+from ..quantization.convert import join
 from .adapters.conversion import inline_sum
 from .adapters.declaration import LAYER_SCALES
+from .adapters.last_layers import last_layers, timm_classifiers
 from .adapters.taps import AttentionTaps
 from .load_hooks import restrict_load_hooks
 
@@ -18,6 +31,18 @@ SCOPES = ("backbone", "model")
 # Their forwards add only a guard against empty batches of torch 1.4, which those of torch.nn handle themselves.
 register_quantized("mmcv.cnn.bricks.wrappers.Linear")(quantize_linear)
 register_quantized("mmcv.cnn.bricks.wrappers.Conv2d")(quantize_conv2d)
+register_quantized("mmcv.cnn.bricks.wrappers.ConvTranspose2d")(quantize_conv_transpose2d)
+
+
+@register_pairs("mmcv.cnn.bricks.conv_module.ConvModule")
+def conv_module_pairs(module: Any) -> list[tuple[str, str]]:
+    """The convolution of an mmcv ConvModule and the norm that follows it."""
+    order = module.order
+    if not module.with_norm or order.index("norm") != order.index("conv") + 1:
+        return []
+    # mmcv's own folding at each pass, an option, would read statistics of the norm that are no longer there.
+    module.efficient_conv_bn_eval_forward = None
+    return [("conv", module.norm_name)]
 
 
 def policy_of(quantization: dict[str, Any]) -> tuple[QuantPolicy, str]:
@@ -35,7 +60,7 @@ def policy_of(quantization: dict[str, Any]) -> tuple[QuantPolicy, str]:
 
 
 def quantize_in_place(module: nn.Module, quantization: dict[str, Any], prefix: str = "") -> nn.Module:
-    """Quantize a model or a part of it, uncalibrated.
+    """Quantize a model or a part of it, uncalibrated. Batch norms behind quantized convolutions are folded into them.
 
     Args:
         module: The whole model, or a backbone.
@@ -45,11 +70,66 @@ def quantize_in_place(module: nn.Module, quantization: dict[str, Any], prefix: s
     Returns:
         The module.
     """
-    policy, _ = policy_of(quantization)
+    policy, scope = policy_of(quantization)
+    if scope == "model":
+        own = last_layer_overrides(module, policy.last_layers, prefix)
+        # First, so that overrides of the config count.
+        policy = replace(policy, overrides=(*own, *policy.overrides))
+    fold_norms(module, lambda name: policy.specs(name) is not None, prefix)
     quantized = quantize_model(module, policy, prefix=prefix)
     note_float_parts(quantized, policy)
     restrict_load_hooks(quantized)
     return quantized
+
+
+def as_then(model: nn.Module, quantization: dict[str, Any]) -> dict[str, Any]:
+    """The quantization of an artifact as the version that wrote it carried it out.
+
+    Every key of the policy stands in an artifact. One without ``last_layers`` is older than that key, and older than
+    the quantized form of transposed convolutions, so these stay FP.
+
+    Args:
+        model: The float model.
+        quantization: The keys of :class:`psaq_mm.quantization.QuantPolicy`, and ``scope``.
+    """
+    if "last_layers" in quantization:
+        return quantization
+    found = [name for name, module in model.named_modules() if isinstance(module, nn.ConvTranspose2d)]
+    kept = keep_float(model, found, "transposed convolutions stay FP in artifacts of earlier versions")
+    return {**quantization, "overrides": [*kept, *(quantization.get("overrides") or ())]}
+
+
+def last_layer_overrides(model: nn.Module, precision: int | str | None, prefix: str = "") -> list[dict[str, Any]]:
+    """Overrides for the layers that compute class scores, box deltas and masks.
+
+    Args:
+        model: The float model.
+        precision: ``QuantPolicy.last_layers``.
+        prefix: The model's name in the model that the patterns refer to.
+    """
+    if precision is None:
+        return []
+    found = last_layers(model)
+    if precision == "float":
+        return keep_float(model, found, "last layers stay FP (last_layers='float')", prefix)
+    return [{"pattern": join(prefix, name), "bits": precision} for name in found]
+
+
+def keep_float(model: nn.Module, names: Iterable[str], reason: str, prefix: str = "") -> list[dict[str, Any]]:
+    """Overrides that keep modules FP, with the reason that the coverage report gives for their layers.
+
+    Args:
+        model: The float model.
+        names: The modules' names in it.
+        reason: The reason.
+        prefix: The model's name in the model that the patterns refer to.
+    """
+    names = list(names)
+    for module in (child for name in names for child in model.get_submodule(name).modules()):
+        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+            noted: Any = module
+            noted.fp_notes = {**dict.fromkeys(("weight", "input"), reason), **getattr(module, "fp_notes", {})}
+    return [{"pattern": join(prefix, name), "keep_fp": True} for name in names]
 
 
 def quantize_body(model: nn.Module, name: str, quantization: dict[str, Any]) -> nn.Module:
@@ -83,9 +163,7 @@ def classifier_overrides(body: Any, name: str) -> list[dict[str, Any]]:
         body: The timm model.
         name: Its name in the model that the patterns refer to.
     """
-    found = body.get_classifier() if hasattr(body, "get_classifier") else ()
-    heads = set(found) if isinstance(found, (tuple, list)) else {found}
-    return [{"pattern": f"{name}.{key}", "keep_fp": True} for key, module in body.named_modules() if module in heads]
+    return [{"pattern": f"{name}.{key}", "keep_fp": True} for key in timm_classifiers(body)]
 
 
 def note_float_parts(model: nn.Module, policy: QuantPolicy) -> None:

@@ -28,13 +28,15 @@ from .convert import (
     convert_child,
     is_quantized,
     quantize_conv2d,
+    quantize_conv_transpose2d,
     quantize_linear,
     quantize_model,
     register_quantized,
 )
 from .coverage import CoverageReport, CoverageRow, coverage
+from .fold import FoldedNorm, fold, fold_norms, fold_state, register_pairs
 from .functional import affine_parameters, fake_quantize, sqnr
-from .layers import QuantConv2d, QuantizedLayer, QuantLinear, QuantMatMul
+from .layers import QuantConv2d, QuantConvTranspose2d, QuantizedLayer, QuantLinear, QuantMatMul
 from .observers import Observer, make_observer, register_observer
 from .policy import LayerSpecs, QuantPolicy
 from .quantizer import Quantizer, State
@@ -57,10 +59,12 @@ __all__ = [
     "ROUNDINGS",
     "CoverageReport",
     "CoverageRow",
+    "FoldedNorm",
     "GPTQRounding",
     "LayerSpecs",
     "Observer",
     "QuantConv2d",
+    "QuantConvTranspose2d",
     "QuantLinear",
     "QuantMatMul",
     "QuantPolicy",
@@ -79,6 +83,9 @@ __all__ = [
     "convert_child",
     "coverage",
     "fake_quantize",
+    "fold",
+    "fold_norms",
+    "fold_state",
     "freeze",
     "full_name",
     "gptq",
@@ -86,6 +93,7 @@ __all__ = [
     "make_observer",
     "make_rounding",
     "quantize_conv2d",
+    "quantize_conv_transpose2d",
     "quantize_linear",
     "quantize_model",
     "quantized_layers",
@@ -93,6 +101,7 @@ __all__ = [
     "quantizers",
     "recording_sqnr",
     "register_observer",
+    "register_pairs",
     "register_quantized",
     "register_rounding",
     "relative_groups",

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ..utils.class_table import ClassTable, full_name
-from .layers import QuantConv2d, QuantizedLayer, QuantLinear, QuantMatMul
+from .layers import QuantConv2d, QuantConvTranspose2d, QuantizedLayer, QuantLinear, QuantMatMul
 from .policy import QuantPolicy
 from .quantizer import Quantizer
 
@@ -58,6 +58,19 @@ def quantize_conv2d(module: nn.Conv2d, name: str, policy: QuantPolicy) -> nn.Mod
     """Converts a Conv2d; weight and input are quantized."""
     specs = policy.specs(name)
     return module if specs is None else QuantConv2d.from_module(module, specs.weight, specs.activation, name=name)
+
+
+@register_quantized(nn.ConvTranspose2d)
+def quantize_conv_transpose2d(module: nn.ConvTranspose2d, name: str, policy: QuantPolicy) -> nn.Module:
+    """Converts a ConvTranspose2d; weight and input are quantized. One with several groups stays FP."""
+    specs = policy.specs(name)
+    if specs is None:
+        return module
+    if module.groups > 1:
+        noted: Any = module
+        noted.fp_notes = dict.fromkeys(("weight", "input"), "transposed convolutions of several groups stay FP")
+        return module
+    return QuantConvTranspose2d.from_module(module, specs.weight, specs.activation, name=name)
 
 
 def factory_of(module: nn.Module) -> Factory | None:

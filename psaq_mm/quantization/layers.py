@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -188,10 +189,7 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
         Raises:
             QuantizationError: The input's spec is per channel.
         """
-        if input is not None and input.per_channel:
-            raise QuantizationError(
-                f"layer {name!r}: the input of a Conv2d needs one scale: only a Linear's may be per channel"
-            )
+        _check_one_scale(input, "Conv2d", name)
         quantized = cls(
             module.in_channels,
             module.out_channels,
@@ -211,6 +209,74 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
         """The convolution: ``(batch, in, H, W)`` to ``(batch, out, H', W')``."""
         y: Tensor = self._conv_forward(x, weight, self.bias)
         return y
+
+
+class QuantConvTranspose2d(QuantizedLayer, nn.ConvTranspose2d):  # type: ignore[misc]
+    """``nn.ConvTranspose2d`` of one group with quantized input, weight and output; created by ``from_module``.
+
+    The weight is ``(in, out, kh, kw)``, so its scales belong to dimension 1.
+    """
+
+    @classmethod
+    def from_module(
+        cls,
+        module: nn.ConvTranspose2d,
+        weight: QuantSpec | None,
+        input: QuantSpec | None,
+        output: QuantSpec | None = None,
+        name: str = "",
+    ) -> QuantConvTranspose2d:
+        """The quantized form of a ConvTranspose2d.
+
+        Args:
+            module: The float layer; its parameters are shared.
+            weight: Spec of the weight; its axis is replaced by 1. None keeps it FP.
+            input: Spec of the input ``(batch, in, H, W)``, None keeps it FP.
+            output: Spec of the output, None keeps it FP.
+            name: The layer's name in the model, for messages.
+
+        Raises:
+            QuantizationError: The input's spec is per channel, or the layer has several groups.
+        """
+        _check_one_scale(input, "ConvTranspose2d", name)
+        if module.groups > 1:
+            # Output channels of different groups share an index of dimension 1.
+            raise QuantizationError(f"layer {name!r}: a ConvTranspose2d with {module.groups} groups: keep it FP")
+        quantized = cls(
+            module.in_channels,
+            module.out_channels,
+            module.kernel_size,  # type: ignore[arg-type]
+            module.stride,  # type: ignore[arg-type]
+            module.padding,  # type: ignore[arg-type]
+            module.output_padding,  # type: ignore[arg-type]
+            module.groups,
+            module.bias is not None,
+            module.dilation,  # type: ignore[arg-type]
+            module.padding_mode,
+            device="meta",
+        )
+        quantized.adopt(module, weight and replace(weight, axis=1), input, output, name)
+        return quantized
+
+    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The transposed convolution: ``(batch, in, H, W)`` to ``(batch, out, H', W')``."""
+        return F.conv_transpose2d(
+            x,
+            weight,
+            self.bias,
+            self.stride,
+            self.padding,  # type: ignore[arg-type]
+            self.output_padding,
+            self.groups,
+            self.dilation,
+        )
+
+
+def _check_one_scale(input: QuantSpec | None, kind: str, name: str) -> None:
+    if input is not None and input.per_channel:
+        raise QuantizationError(
+            f"layer {name!r}: the input of a {kind} needs one scale: only a Linear's may be per channel"
+        )
 
 
 class QuantMatMul(nn.Module):

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ..errors import QuantizationError
-from .spec import QuantSpec, activation_spec, weight_spec
+from .spec import MAX_BITS, MIN_BITS, QuantSpec, activation_spec, weight_spec
 
 SCHEMES = ("deploy", "paper")
 # Values and keys in configs and checkpoints of earlier versions.
@@ -26,7 +26,7 @@ _TUNABLE = (
     "softmax_grid",
     "softmax_granularity",
 )
-_OVERRIDE_KEYS = ("pattern", "bits", "keep_fp", *_TUNABLE)
+_OVERRIDE_KEYS = ("pattern", "bits", "keep_fp", "reason", *_TUNABLE)
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ class QuantPolicy:
 
     An override is a mapping with a ``pattern`` (as in ``fnmatch``, where ``*`` also matches dots) and any of ``bits``
     (weights and activations), ``weight_bits``, ``activation_bits``, ``weight_observer``, ``activation_observer``,
-    ``percentile``, ``norm_inputs``, ``norm_migration``, ``softmax_grid``, ``softmax_granularity`` and ``keep_fp``. A
-    pattern that matches a module also covers its descendants. For each key, the last matching override applies.
+    ``percentile``, ``norm_inputs``, ``norm_migration``, ``softmax_grid``, ``softmax_granularity`` and ``keep_fp``, and
+    ``reason``, which the coverage report gives for modules that are kept FP. A pattern that matches a module also
+    covers its descendants. For each key, the last matching override applies.
 
     Example::
 
@@ -85,6 +86,9 @@ class QuantPolicy:
             maximum before it is quantized, and the product is multiplied by the maximum. Rows with nearly equal
             probabilities (1 / n each) then use as many steps as rows with one large probability, and the integers still
             have one scale.
+        last_layers: Precision of the layers that compute class scores, box deltas and masks, in a model that is
+            quantized as a whole: bits of their weights and activations, ``'float'``, or None for that of other layers.
+            The library of models says which layers these are; overrides take precedence.
 
     Raises:
         QuantizationError: A value or a key of an override isn't valid.
@@ -101,6 +105,7 @@ class QuantPolicy:
     norm_migration: float = 1.0
     softmax_grid: str = "uniform"
     softmax_granularity: str = "per_tensor"
+    last_layers: int | str | None = None
 
     def __post_init__(self) -> None:
         if self.scheme == _OLD_SCHEME:
@@ -115,6 +120,15 @@ class QuantPolicy:
         if self.softmax_granularity not in ("per_tensor", "per_row"):
             raise QuantizationError(
                 f"softmax_granularity={self.softmax_granularity!r} is unknown: use 'per_tensor' or 'per_row'"
+            )
+        last = self.last_layers
+        if (
+            last is not None
+            and last != "float"
+            and (isinstance(last, bool) or last not in range(MIN_BITS, MAX_BITS + 1))
+        ):
+            raise QuantizationError(
+                f"last_layers={last!r} is not valid: use None, 'float' or bits from {MIN_BITS} to {MAX_BITS}"
             )
         # Every spec is built once, so that an invalid value is reported here and not when a model is converted.
         self._specs()
@@ -149,7 +163,9 @@ class QuantPolicy:
     def fp_reason(self, name: str) -> str:
         """Which override keeps the module ``name`` FP, as text for the coverage report; empty if none does."""
         matching = [o for o in self.overrides if "keep_fp" in o and _covers(o["pattern"], name)]
-        return f"kept FP by override {matching[-1]['pattern']!r}" if matching and matching[-1]["keep_fp"] else ""
+        if not matching or not matching[-1]["keep_fp"]:
+            return ""
+        return str(matching[-1].get("reason") or f"kept FP by override {matching[-1]['pattern']!r}")
 
     def check_patterns(self, names: Iterable[str]) -> None:
         """Checks that every override matches a module; one with a typo in its pattern would have no effect.

@@ -7,10 +7,11 @@ import torch
 from mmdet.models.backbones import SwinTransformer
 from torch import Tensor, nn
 
-from psaq_mm.deployment import ActivationQDQ, DeployConv2d, DeployLinear, ExportError, deployed
+from psaq_mm.deployment import ActivationQDQ, DeployConv2d, DeployConvTranspose2d, DeployLinear, ExportError, deployed
 from psaq_mm.models import quantize_in_place
 from psaq_mm.quantization import (
     QuantConv2d,
+    QuantConvTranspose2d,
     QuantizationError,
     Quantizer,
     QuantLinear,
@@ -99,6 +100,50 @@ def test_a_convolution_computes_the_same_at_its_borders_too(bits: int) -> None:
         layer(x)
     freeze(layer)
     assert sqnr(layer(x), DeployConv2d(layer)(x)) > 60
+
+
+# kernel, stride, padding, output padding, dilation; and whether it is deployed as a convolution
+TRANSPOSED = {
+    "mask-head": ((2, 2, 0, 0, 1), True),
+    "pyramid": ((4, 4, 0, 0, 1), True),
+    "unequal": (((2, 3), (2, 3), 0, 0, 1), False),
+    "overlapping": ((3, 2, 1, 1, 1), False),
+    "gaps": ((2, 3, 0, 0, 1), False),
+    "cut": ((2, 2, 1, 0, 1), False),
+    "dilated": ((2, 2, 0, 0, 2), False),
+}
+
+
+def transposed(name: str, bits: int, bias: bool = True) -> tuple[QuantConvTranspose2d, Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 5, 4) + 1
+    kernel, stride, padding, output_padding, dilation = TRANSPOSED[name][0]
+    conv = nn.ConvTranspose2d(6, 5, kernel, stride, padding, output_padding, 1, bias, dilation)
+    layer = QuantConvTranspose2d.from_module(conv, weight_spec(bits), activation_spec(bits))
+    with torch.no_grad(), calibrating(layer):
+        layer(x)
+    freeze(layer)
+    return layer, x
+
+
+@BITS
+@pytest.mark.parametrize("name", TRANSPOSED)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+def test_a_transposed_convolution_computes_the_same(bits: int, name: str, bias: bool) -> None:
+    layer, x = transposed(name, bits, bias)
+    form = DeployConvTranspose2d(layer)
+    assert bool(form.factor) == TRANSPOSED[name][1]
+    assert sqnr(layer(x), form(x)) > 60
+
+
+def test_a_transposed_convolution_may_keep_a_float_weight() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 5, 4)
+    for kernel in (2, 3):
+        conv = nn.ConvTranspose2d(6, 5, kernel, stride=2)
+        form = DeployConvTranspose2d(QuantConvTranspose2d.from_module(conv, None, None))
+        # float32 sums in another order
+        torch.testing.assert_close(form(x), conv(x), atol=1e-5, rtol=1e-4)
 
 
 def quantized_swin(**options) -> nn.Module:

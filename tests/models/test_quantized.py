@@ -17,9 +17,8 @@ from psaq_mm.engine.builder import build_student
 from psaq_mm.errors import UsageError
 from psaq_mm.models import QuantSwinTransformer, artifact_model, calibration_function, policy_of
 from psaq_mm.quantization import (
-    QuantConv2d,
     QuantizationError,
-    QuantLinear,
+    QuantizedLayer,
     QuantPolicy,
     calibrating,
     coverage,
@@ -81,14 +80,58 @@ def test_scope_model_quantizes_every_conv_and_linear(detector):
     left = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)) and not isinstance(module, (QuantLinear, QuantConv2d))
+        if isinstance(module, (torch.nn.Linear, torch.nn.modules.conv._ConvNd))
+        and not isinstance(module, QuantizedLayer)
     ]
     assert left == []
     rows = coverage(model, policy_of({"scope": "model"})[0]).rows
     assert {name for name, _ in model.named_parameters() if "quantizer" not in name} <= {row.name for row in rows}
-    # The mask head's deconvolution has no quantized sibling, and says so.
     (upsample,) = (row for row in rows if row.name.endswith("upsample.weight"))
-    assert upsample.bits is None and "no quantized sibling" in upsample.reason
+    assert upsample.bits == 8
+
+
+def test_an_artifact_of_an_earlier_version_keeps_its_float_deconvolution(detector):
+    artifact = artifact_model(detector, {"scope": "model"})
+    del artifact.quantization["last_layers"]
+    model = MMDET_MODELS.build(artifact)
+    rows = {row.name: row for row in coverage(model, policy_of({"scope": "model"})[0]).rows}
+    for tensor in ("weight", "input"):
+        row = rows[f"roi_head.mask_head.upsample.{tensor}"]
+        assert row.bits is None and row.reason == "transposed convolutions stay FP in artifacts of earlier versions"
+    assert rows["roi_head.mask_head.conv_logits.weight"].bits == 8
+
+
+LAST = ["rpn_head.rpn_cls", "rpn_head.rpn_reg", "roi_head.bbox_head.fc_cls", "roi_head.bbox_head.fc_reg"]
+LAST.append("roi_head.mask_head.conv_logits")
+
+
+@pytest.mark.parametrize("precision", [None, 6, "float"])
+def test_last_layers_have_a_precision_of_their_own(detector, precision):
+    quantization = {"scope": "model", "weight_bits": 4, "activation_bits": 8, "last_layers": precision}
+    artifact = artifact_model(detector, quantization)
+    rows = {row.name: row for row in coverage(MMDET_MODELS.build(artifact), policy_of(quantization)[0]).rows}
+    expected = {None: (4, 8), 6: (6, 6), "float": (None, None)}[precision]
+    for name in LAST:
+        found = [rows[f"{name}.{tensor}"] for tensor in ("weight", "input")]
+        assert tuple(row.bits for row in found) == expected, name
+        if precision == "float":
+            assert {row.reason for row in found} == {"last layers stay FP (last_layers='float')"}
+    others = {row.bits for row in rows.values() if row.kind == "weight" and row.name.rpartition(".")[0] not in LAST}
+    assert others == {4}
+
+
+def test_overrides_win_over_last_layers(detector):
+    overrides = [{"pattern": "rpn_head", "keep_fp": False, "bits": 5}]
+    model = MMDET_MODELS.build(
+        artifact_model(detector, {"scope": "model", "last_layers": "float", "overrides": overrides})
+    )
+    assert {q.spec.bits for name, q in quantizers(model) if name.startswith("rpn_head")} == {5}
+    assert not any(name.startswith("roi_head.bbox_head.fc_cls") for name, _ in quantizers(model))
+
+
+def test_last_layers_are_for_the_whole_model(detector):
+    model = MMDET_MODELS.build(artifact_model(detector, {"last_layers": 4}))
+    assert {q.spec.bits for _, q in quantizers(model)} == {8}
 
 
 @pytest.mark.parametrize("scope", ["backbone", "model"])
@@ -146,8 +189,15 @@ def test_an_unsupported_backbone_is_named_with_the_supported(detector):
         ({"activation_bits": 9}, QuantizationError, "from 2 to 8"),
         ({"bits": 4}, QuantizationError, "unknown keys"),
         ({"scheme": "fast"}, QuantizationError, "'fast' is unknown"),
+        (
+            {"last_layers": "fp"},
+            QuantizationError,
+            "last_layers='fp' is not valid: use None, 'float' or bits from 2 to 8",
+        ),
+        ({"last_layers": 16}, QuantizationError, "last_layers=16 is not valid"),
+        ({"last_layers": True}, QuantizationError, "last_layers=True is not valid"),
     ],
-    ids=["scope", "1-bit", "9-bits", "unknown-key", "scheme"],
+    ids=["scope", "1-bit", "9-bits", "unknown-key", "scheme", "last-word", "last-bits", "last-bool"],
 )
 def test_settings_that_cannot_be(quantization, error, said):
     with pytest.raises(error, match=said):

@@ -15,10 +15,13 @@ from psaq_mm.quantization import (
     WeightQuantizer,
     calibrating,
     check_calibrated,
+    coverage,
     freeze,
+    make_rounding,
     quantize_model,
     quantizers,
     recording_sqnr,
+    relative_groups,
     sqnr,
     trainable_groups,
     unfreeze,
@@ -162,3 +165,25 @@ def test_w4_checkpoint_does_not_enter_a_w8_model(net: nn.Module, strict: bool) -
     w4 = quantize_model(type(net)().eval(), QuantPolicy(weight_bits=4))
     with pytest.raises(QuantizationError, match=r"'embed.weight_quantizer'.*8 bits.*4 bits"):
         w4.load_state_dict(net.state_dict(), strict=strict)
+
+
+def test_transposed_convolutions_are_calibrated_measured_rounded_and_trained() -> None:
+    """As all other layers are, on a weight whose output channels are its second dimension."""
+    model, x = nn.Sequential(nn.ConvTranspose2d(3, 4, 2, stride=2)), torch.randn(2, 3, 5, 5)
+    quantize_model(model, QuantPolicy(weight_bits=4, weight_observer="mse"))
+    with calibrating(model), torch.no_grad():
+        model(x)
+    rounding = make_rounding("gptq")
+    with rounding.collect(model), torch.no_grad():
+        model(x)
+    before = model[0].weight.detach().clone()
+    rounding.apply(model)
+    assert torch.equal(model[0].weight, before)  # GPTQ is for Linear layers
+    with recording_sqnr(model), torch.no_grad():
+        model(x)
+    rows = {row.name: row.sqnr for row in coverage(model, QuantPolicy()).rows if row.bits}
+    assert set(rows) == {"0.weight", "0.input"} and 10 < rows["0.weight"] < rows["0.input"]
+    assert {kind: len(found) for kind, found in trainable_groups(model).items()} == {"weight": 1, "bias": 1, "scale": 2}
+    assert len(relative_groups(model, {"weight": 1e-3, "bias": 1e-3, "scale": 1e-3})) == 4
+    freeze(model)
+    assert model(x).shape == (2, 4, 10, 10)

@@ -53,10 +53,10 @@ def test_sqnr_is_reported_once_recorded(net: nn.Module, images: Tensor) -> None:
         pytest.param(nn.GroupNorm(2, 4), "bias", "normalisation", id="group-norm"),
         pytest.param(nn.BatchNorm2d(4), "weight", "normalisation", id="batch-norm"),
         pytest.param(nn.Embedding(4, 4), "weight", "embedding", id="embedding"),
-        pytest.param(
-            nn.ConvTranspose2d(2, 2, 2), "weight", "ConvTranspose2d has no quantized sibling", id="transposed"
-        ),
-        pytest.param(nn.ConvTranspose2d(2, 2, 2), "input", "ConvTranspose2d has no quantized sibling", id="its-input"),
+        pytest.param(nn.ConvTranspose1d(2, 2, 2), "weight", "ConvTranspose1d has no quantized sibling", id="1d"),
+        pytest.param(nn.ConvTranspose1d(2, 2, 2), "input", "ConvTranspose1d has no quantized sibling", id="its-input"),
+        pytest.param(nn.ConvTranspose2d(2, 2, 2, groups=2), "weight", "of several groups stay FP", id="groups"),
+        pytest.param(nn.ConvTranspose2d(2, 2, 2, groups=2), "input", "of several groups stay FP", id="groups-input"),
         pytest.param(nn.MultiheadAttention(4, 2), "in_proj_weight", "functionally", id="torch-attention"),
         pytest.param(nn.MultiheadAttention(4, 2), "softmax", "functionally", id="torch-attention-product"),
         pytest.param(nn.MultiheadAttention(4, 2), "out_proj.weight", "functionally", id="torch-attention-child"),
@@ -75,6 +75,14 @@ def test_override_and_scope_are_reasons(float_net: nn.Module) -> None:
     assert found["net.mlp.2.weight"] == ""
     assert "outside" in found["net.head.weight"]
     assert "bare" in found["net.position"]
+
+
+def test_an_override_may_give_its_reason(float_net: nn.Module) -> None:
+    overrides = [{"pattern": "mlp", "keep_fp": True, "reason": "measured"}, {"pattern": "mlp.2", "keep_fp": False}]
+    policy = QuantPolicy(overrides=overrides)
+    assert QuantPolicy.from_config(policy.to_config()) == policy
+    found = reasons(quantize_model(float_net, policy), policy)
+    assert (found["mlp.0.weight"], found["mlp.2.weight"]) == ("measured", "")
 
 
 class Adapter(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from psaq_mm.quantization import (
     QuantConv2d,
+    QuantConvTranspose2d,
     QuantizationError,
     QuantLinear,
     QuantMatMul,
@@ -32,12 +33,19 @@ LAYERS = pytest.mark.parametrize(
             (2, 4, 8, 8),
             id="conv-reflect",
         ),
+        pytest.param(lambda: nn.ConvTranspose2d(4, 6, 2, stride=2), (2, 4, 5, 7), id="transposed"),
+        pytest.param(
+            lambda: nn.ConvTranspose2d(4, 6, (3, 4), (2, 1), (1, 0), (1, 0), bias=False, dilation=2),
+            (2, 4, 5, 7),
+            id="transposed-overlapping",
+        ),
     ],
 )
 
 
 def quantized(layer: nn.Module, **specs) -> nn.Module:
-    cls = QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d
+    forms = {nn.Linear: QuantLinear, nn.Conv2d: QuantConv2d, nn.ConvTranspose2d: QuantConvTranspose2d}
+    cls = forms[type(layer)]
     return cls.from_module(layer, **{"weight": weight_spec(8), "input": activation_spec(8), **specs}, name="layer")
 
 
@@ -82,6 +90,29 @@ def test_gradients_reach_weight_bias_input_and_scales(layer, shape: tuple[int, .
     assert x.grad is not None
     for name, parameter in module.named_parameters():
         assert (parameter.grad is not None) == ("weight_quantizer" not in name), name
+
+
+def test_a_transposed_convolution_has_a_scale_for_each_output_channel() -> None:
+    layer, x = nn.ConvTranspose2d(3, 4, 2, stride=2), torch.randn(1, 3, 4, 4)
+    with torch.no_grad():
+        layer.weight *= torch.tensor([1.0, 10.0, 100.0, 1000.0]).view(1, 4, 1, 1)
+    module = calibrate(quantized(layer), x)
+    # by hand: the largest weight of each channel becomes 127
+    torch.testing.assert_close(module.weight_quantizer.scale, layer.weight.detach().abs().amax((0, 2, 3)) / 127)
+
+
+@pytest.mark.parametrize(
+    ("layer", "specs", "said"),
+    [
+        (nn.ConvTranspose2d(4, 4, 2, groups=2), {}, "'layer': a ConvTranspose2d with 2 groups: keep it FP"),
+        (nn.ConvTranspose2d(4, 4, 2), {"input": PER_CHANNEL}, "input of a ConvTranspose2d needs one scale"),
+        (nn.Conv2d(4, 4, 2), {"input": PER_CHANNEL}, "input of a Conv2d needs one scale"),
+    ],
+    ids=["groups", "transposed-per-channel", "conv-per-channel"],
+)
+def test_what_a_convolution_cannot_have(layer, specs, said) -> None:
+    with pytest.raises(QuantizationError, match=said):
+        quantized(layer, **specs)
 
 
 @pytest.mark.parametrize("role", ["weight", "input", "output"])

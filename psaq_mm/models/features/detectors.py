@@ -1,0 +1,53 @@
+"""The outputs of mmdet's detectors other than those with proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+# Whose forward is the head's on the neck's maps; DETRs and Mask2Former inherit from it, but replace it.
+_ONE_STAGE = "mmdet.models.detectors.single_stage"
+
+
+def tensors(outputs: Any) -> Iterator[Tensor]:
+    """All tensors in nested sequences and mappings, in their order; None and other values are skipped."""
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, Mapping):
+        yield from tensors(list(outputs.values()))
+    elif isinstance(outputs, (list, tuple)):
+        for one in outputs:
+            yield from tensors(one)
+
+
+def is_one_stage(model: Any) -> bool:
+    """Whether a model is a detector of mmdet whose outputs are its head's on the neck's maps."""
+    return getattr(getattr(type(model), "_forward", None), "__module__", None) == _ONE_STAGE
+
+
+def one_stage_logits(model: Any, images: Tensor) -> list[Tensor]:
+    """The maps of a one-stage detector's head: class scores of every level, then box deltas and what else it has."""
+    return list(tensors(model.bbox_head(model.extract_feat(images))))
+
+
+def detector_outputs(model: Any, images: Tensor) -> list[Tensor]:
+    """The outputs of any detector of mmdet by its own forward without post-processing, such as those of a DETR."""
+    from mmdet.structures import DetDataSample
+
+    samples = [DetDataSample(metainfo=meta) for meta in metas_of(images)]
+    return list(tensors(model(images, samples, mode="tensor")))
+
+
+def metas_of(images: Tensor) -> list[dict[str, Any]]:
+    """mmdet's description of each image of a batch, neither resized nor padded."""
+    size = tuple(images.shape[-2:])
+    meta = {
+        "batch_input_shape": size,
+        "pad_shape": size,
+        "img_shape": size,
+        "ori_shape": size,
+        "scale_factor": (1.0, 1.0),
+    }
+    return [dict(meta) for _ in range(len(images))]

@@ -1,0 +1,166 @@
+"""The features on which teacher and student are compared, by level: backbone, blocks, neck or logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...errors import UsageError
+from ..adapters.declaration import transformer_blocks
+from ..backbones import backbone_of
+from ..hosts import host_name
+from .detectors import detector_outputs, is_one_stage, one_stage_logits, tensors
+from .two_stage import CalibrationOutputs, DetectorLogits, has_usual_heads
+
+OutputFunction = Callable[[nn.Module, Tensor], list[Tensor]]
+# A name instead of the class, since a detector's recipe needs neither library.
+CLASSIFIER, SEGMENTOR, DETECTOR = "mmpretrain.BaseClassifier", "mmseg.BaseSegmentor", "mmdet.BaseDetector"
+
+
+def backbone_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """The backbone's outputs: feature maps ``(images, channels, h, w)``, a class token, or timm's pooled features."""
+    name, part = backbone_of(model)
+    backbone: Any = part
+    if name == "backbone":
+        return list(tensors(backbone(images)))
+    # timm models return logits: compare the last feature map and the pooled features.
+    features = backbone.forward_features(images)
+    return [features, backbone.forward_head(features, pre_logits=True)]
+
+
+def block_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """The output of every transformer block, then :func:`backbone_outputs`.
+
+    The output of a plain transformer is one map or a class token, which does not show in which block errors arise.
+    """
+    found: list[Tensor] = []
+    blocks = transformer_blocks(backbone_of(model)[1])
+    handles = [block.register_forward_hook(lambda _, args, output: found.append(output)) for block in blocks]
+    try:
+        outputs = backbone_outputs(model, images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [*found, *outputs]
+
+
+def neck_outputs(model: Any, images: Tensor) -> list[Tensor]:
+    """The neck's feature maps."""
+    return list(model.neck(model.backbone(images)))
+
+
+def classifier_logits(model: Any, images: Tensor) -> list[Tensor]:
+    """A classifier's scores before the softmax, ``(images, classes)``."""
+    return list(tensors(model(images, mode="tensor")))
+
+
+def segmentor_logits(model: Any, images: Tensor, auxiliary: bool = False) -> list[Tensor]:
+    """A segmentor's maps of class scores before the softmax, ``(images, classes, h, w)``.
+
+    Args:
+        model: The segmentor.
+        images: ``(images, 3, H, W)``.
+        auxiliary: Whether the outputs of the auxiliary heads, which only training uses, follow.
+    """
+    features = model.extract_feat(images)
+    first, *later = _heads(model.decode_head)
+    logits = first(features)
+    for head in later:
+        logits = head(features, logits)
+    others = _heads(getattr(model, "auxiliary_head", None)) if auxiliary else []
+    return [logits, *(head(features) for head in others)]
+
+
+def _heads(heads: Any) -> list[Any]:
+    """One head or several, in a list."""
+    return list(heads) if isinstance(heads, nn.ModuleList) else [heads] if heads is not None else []
+
+
+def output_function(level: str, teacher: nn.Module) -> OutputFunction:
+    """The function ``(model, images) -> list of tensors`` of a feature level.
+
+    Args:
+        level: A key of :data:`FEATURE_LEVELS`.
+        teacher: The FP model, which shows which parts there are.
+
+    Raises:
+        UsageError: The level is unknown, or the model has no such part.
+    """
+    if level not in FEATURE_LEVELS:
+        raise UsageError(f"outputs cannot be compared on {level!r}: use one of {', '.join(FEATURE_LEVELS)}")
+    return FEATURE_LEVELS[level](teacher)
+
+
+def backbone_function(teacher: nn.Module) -> OutputFunction:
+    """The function of level ``backbone``."""
+    return backbone_outputs
+
+
+def blocks_function(teacher: nn.Module) -> OutputFunction:
+    """The function of level ``blocks``.
+
+    Raises:
+        UsageError: No adapter declares the blocks of the model.
+    """
+    if not transformer_blocks(backbone_of(teacher)[1]):
+        raise UsageError(f"{type(teacher).__name__} has no transformer blocks: compare on 'backbone'")
+    return block_outputs
+
+
+def neck_function(teacher: nn.Module) -> OutputFunction:
+    """The function of level ``neck``.
+
+    Raises:
+        UsageError: The model has no neck.
+    """
+    if getattr(teacher, "neck", None) is None:
+        raise UsageError(f"{type(teacher).__name__} has no neck: compare on 'backbone'")
+    return neck_outputs
+
+
+def logits_function(teacher: nn.Module) -> OutputFunction:
+    """The function of level ``logits``.
+
+    Raises:
+        UsageError: The model is none whose logits can be compared.
+    """
+    kinds = {host_name(base) for base in type(teacher).__mro__}
+    if CLASSIFIER in kinds:
+        return classifier_logits
+    if SEGMENTOR in kinds and hasattr(teacher, "decode_head"):
+        return segmentor_logits
+    return one_stage_logits if is_one_stage(teacher) else DetectorLogits(teacher)
+
+
+def calibration_function(scope: str, teacher: nn.Module) -> OutputFunction:
+    """The function that runs every quantizer of a scope: the backbone, or all heads.
+
+    Mask and auxiliary heads run too, which level ``logits`` leaves out. The heads of a two-stage detector get the
+    teacher's boxes (:class:`CalibrationOutputs`); other detectors of mmdet run as they are.
+
+    Args:
+        scope: ``'backbone'`` or ``'model'``.
+        teacher: The FP model.
+
+    Raises:
+        UsageError: The scope is ``'model'``, and the model is no detector, segmentor or classifier.
+    """
+    if scope == "backbone":
+        return backbone_outputs
+    kinds = {host_name(base) for base in type(teacher).__mro__}
+    if SEGMENTOR in kinds and hasattr(teacher, "decode_head"):
+        return partial(segmentor_logits, auxiliary=True)
+    if has_usual_heads(teacher):
+        return CalibrationOutputs(teacher)
+    return detector_outputs if DETECTOR in kinds else logits_function(teacher)
+
+
+FEATURE_LEVELS: dict[str, Callable[[nn.Module], OutputFunction]] = {
+    "backbone": backbone_function,
+    "blocks": blocks_function,
+    "neck": neck_function,
+    "logits": logits_function,
+}
