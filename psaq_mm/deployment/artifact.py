@@ -17,9 +17,9 @@ from ..errors import UsageError
 from ..models import backbone_of, image_channels, policy_of
 from ..models.checkpoint import load_weights, read_checkpoint
 from ..models.host_types import buildable
-from ..models.parts import IMAGES, StaticPart, static_parts
 from ..quantization import check_calibrated, coverage
 from . import ExportWrapper, quantized_onnx
+from .parts import IMAGES, StaticPart, static_parts
 
 # Names of the exported modules; those of 'model' are its static parts.
 PARTS = {"backbone": ("backbone",), "backbone+neck": ("backbone", "neck"), "model": ()}

@@ -12,9 +12,9 @@ from typing import Any
 from mmengine.config import Config
 
 from ..models.hosts import named
-from ..models.parts import IMAGES
 from ..utils.atomic_files import save_tensors, save_with
 from .artifact import Artifact
+from .parts import IMAGES
 from .runtime import layers_of
 
 # Parts that the hosts use in training alone.

@@ -11,11 +11,11 @@ from typing import Any
 
 from ..errors import ExportError, UsageError
 from ..models import backbone_of, check_image_size
-from ..models.parts import IMAGES
 from ..utils.atomic_files import save_with
 from . import DEFAULT_OPSET, save_onnx
 from .artifact import Artifact
 from .deployed_config import ExportedPart, save_deployment
+from .parts import IMAGES
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
 RUNS_ON = {"onnx": "onnxruntime", "openvino": "openvino"}
@@ -43,7 +43,7 @@ def export(
         kind: ``'onnx'`` or ``'openvino'``.
         sizes: Height and width of the input images, at least one.
         batch: Images in a batch; batches of RoIs may have any size.
-        part: ``'backbone'``, ``'backbone+neck'`` or ``'model'``, see :mod:`psaq_mm.models.parts`.
+        part: ``'backbone'``, ``'backbone+neck'`` or ``'model'``, see :mod:`psaq_mm.deployment.parts`.
         opset: ONNX opset.
         weights: Storage type of 4-bit weights, see :func:`psaq_mm.deployment.quantized_onnx`.
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ..errors import ExportError, UsageError
 from ..models.hosts import host_class
-from ..models.parts import HEAD, nest
 from ..registry import MODELS
 from .engines import Session, open_session
+from .parts import HEAD, nest
 
 
 def open_sessions(file: str | Sequence[str], engine: str, threads: int | None) -> list[Session]:

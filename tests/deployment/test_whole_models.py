@@ -16,10 +16,10 @@ from torch import nn
 from psaq_mm.deployment import ENGINES
 from psaq_mm.deployment.artifact import Artifact
 from psaq_mm.deployment.export import FORMATS, RUNS_ON, export
+from psaq_mm.deployment.parts import flatten, nest, static_parts
 from psaq_mm.errors import UsageError
 from psaq_mm.models import artifact_model
 from psaq_mm.models.checkpoint import load_weights
-from psaq_mm.models.parts import flatten, nest, static_parts
 from psaq_mm.quantization import calibrating, sqnr
 from tests.conftest import random_weights
 from tests.cpu import SATURATED_SQNR, integer_sums_are_exact

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from .backbones import backbone_of
-from .features import CLASSIFIER, SEGMENTOR
-from .hosts import host_name
+from ..models import backbone_of
+from ..models.features.levels import CLASSIFIER, SEGMENTOR
+from ..models.hosts import host_name
 
 SINGLE_STAGE, TWO_STAGE = "mmdet.SingleStageDetector", "mmdet.TwoStageDetector"
 # RoI heads whose code calls bbox_head and mask_head on RoI features alone.
