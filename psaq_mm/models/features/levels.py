@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -57,26 +56,22 @@ def classifier_logits(model: Any, images: Tensor) -> list[Tensor]:
     return list(tensors(model(images, mode="tensor")))
 
 
-def segmentor_logits(model: Any, images: Tensor, auxiliary: bool = False) -> list[Tensor]:
-    """A segmentor's maps of class scores before the softmax, ``(images, classes, h, w)``.
+def segmentor_logits(model: Any, images: Tensor) -> list[Tensor]:
+    """A segmentor's map of class scores before the softmax, ``(images, classes, h, w)``.
 
-    Args:
-        model: The segmentor.
-        images: ``(images, 3, H, W)``.
-        auxiliary: Whether the outputs of the auxiliary heads, which only training uses, follow.
+    Auxiliary heads, which only training uses, do not run.
     """
     features = model.extract_feat(images)
     first, *later = _heads(model.decode_head)
     logits = first(features)
     for head in later:
         logits = head(features, logits)
-    others = _heads(getattr(model, "auxiliary_head", None)) if auxiliary else []
-    return [logits, *(head(features) for head in others)]
+    return [logits]
 
 
 def _heads(heads: Any) -> list[Any]:
     """One head or several, in a list."""
-    return list(heads) if isinstance(heads, nn.ModuleList) else [heads] if heads is not None else []
+    return list(heads) if isinstance(heads, nn.ModuleList) else [heads]
 
 
 def output_function(level: str, teacher: nn.Module) -> OutputFunction:
@@ -138,7 +133,7 @@ def logits_function(teacher: nn.Module) -> OutputFunction:
 def calibration_function(scope: str, teacher: nn.Module) -> OutputFunction:
     """The function that runs every quantizer of a scope: the backbone, or all heads.
 
-    Mask and auxiliary heads run too, which level ``logits`` leaves out. The heads of a two-stage detector get the
+    Mask heads run too, which level ``logits`` leaves out. The heads of a two-stage detector get the
     teacher's boxes (:class:`CalibrationOutputs`); other detectors of mmdet run as they are.
 
     Args:
@@ -152,7 +147,7 @@ def calibration_function(scope: str, teacher: nn.Module) -> OutputFunction:
         return backbone_outputs
     kinds = {host_name(base) for base in type(teacher).__mro__}
     if SEGMENTOR in kinds and hasattr(teacher, "decode_head"):
-        return partial(segmentor_logits, auxiliary=True)
+        return segmentor_logits
     if has_usual_heads(teacher):
         return CalibrationOutputs(teacher)
     return detector_outputs if DETECTOR in kinds else logits_function(teacher)
