@@ -1,4 +1,4 @@
-"""Compare a deployed model with the simulation: the backbone's maps, and the host's evaluator on the test set."""
+"""Compare a deployed model with the simulation: the outputs of its files, and the host's evaluator on the test set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from psaq_mm.cli import CONSOLE, positive, read_config, run_tool
 from psaq_mm.deployment import ENGINES
-from psaq_mm.deployment.artifact import Artifact
+from psaq_mm.deployment.artifact import PARTS, Artifact
 from psaq_mm.engine.parity import check_parity
 from psaq_mm.utils.atomic_files import save_json, writable_file
 from psaq_mm.utils.records import merge_record, read_record
@@ -22,7 +22,8 @@ def main() -> int:
     parser.add_argument("checkpoint", type=Path, help="quantized.pth of a work dir")
     parser.add_argument("--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="what is exported")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    parser.add_argument("--images", type=positive, default=8, help="whose maps are compared (default: 8)")
+    parser.add_argument("--part", choices=PARTS, default="backbone", help="what is exported (default: backbone)")
+    parser.add_argument("--images", type=positive, default=8, help="whose outputs are compared (default: 8)")
     parser.add_argument("--name", help="what the rows call the model (default: its checkpoint's folder)")
     parser.add_argument("-o", "--out", type=Path, default=Path("parity.json"), help="a record, old rows are kept")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
@@ -31,7 +32,7 @@ def main() -> int:
     artifact = Artifact(read_config(args), args.checkpoint)
     height, width = args.size
     name = args.name or args.checkpoint.resolve().parent.name
-    rows = check_parity(name, artifact, args.checkpoint, (height, width), args.engines, args.images)
+    rows = check_parity(name, artifact, args.checkpoint, (height, width), args.engines, args.images, args.part)
     record = merge_record(record, {"rows": list(rows)})
     save_json(record, args.out)
     CONSOLE.print(record_markdown(record), soft_wrap=True, markup=False, highlight=False)

@@ -15,7 +15,7 @@ from ..utils.atomic_files import save_with
 from . import DEFAULT_OPSET, save_onnx
 from .artifact import Artifact
 from .deployed_config import ExportedPart, save_deployment
-from .parts import IMAGES
+from .parts import IMAGES, StaticPart
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
 RUNS_ON = {"onnx": "onnxruntime", "openvino": "openvino"}
@@ -63,15 +63,25 @@ def export(
     converted = []
     for one in artifact.parts(part):
         for size in sizes if one.name == IMAGES else sizes[:1]:
-            label = "" if one.name == IMAGES and len(sizes) == 1 else f".{size[0]}x{size[1]}"
-            label = label if one.name == IMAGES else f".{one.name}"
-            path = target.with_name(f"{target.stem}{label}{target.suffix}")
+            path = file_of(target, one, size if len(sizes) > 1 else None)
             converted.append((one, path, artifact.onnx(one, size, batch, opset, weights)))
     written = [file for _, path, proto in converted for file in write_model(proto, path, kind)]
     if name != "backbone" and part != "model":
         return written
     exported = [ExportedPart(one.name, one.covers, path.name) for one, path, _ in converted]
     return [*written, *save_deployment(artifact, target, RUNS_ON[kind], exported)]
+
+
+def file_of(target: Path, part: StaticPart, size: tuple[int, int] | None = None) -> Path:
+    """The file of a part.
+
+    Args:
+        target: The file that the export was asked for.
+        part: The part.
+        size: The size of the images, if there are several.
+    """
+    label = f".{part.name}" if part.name != IMAGES else f".{size[0]}x{size[1]}" if size else ""
+    return target.with_name(f"{target.stem}{label}{target.suffix}")
 
 
 def check_target(target: Path, kind: str) -> None:

@@ -1,10 +1,11 @@
-"""Comparison of deployed models with the simulation, by feature maps and by the host's evaluation."""
+"""Comparison of deployed models with the simulation, by their outputs and by the host's evaluation."""
 
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..deployment import RuntimeBackbone
+from ..deployment import RuntimeBackbone, open_session
 from ..deployment.artifact import Artifact
-from ..deployment.export import FORMATS, RUNS_ON, export
+from ..deployment.export import FORMATS, RUNS_ON, export, file_of
+from ..deployment.parts import IMAGES, StaticPart
+from ..deployment.runtime import run_rois
 from ..errors import UsageError
-from ..models import backbone_outputs
+from ..models import calibration_function
+from ..models.features.detectors import tensors
 from ..quantization import sqnr
 from ..utils.metrics import metric_of
 from .dataset_checks import needed, readable
@@ -27,7 +31,13 @@ WIDTHS = {"weight_bits": 8, "activation_bits": 8}
 
 
 def check_parity(
-    name: str, artifact: Artifact, checkpoint: Path, size: tuple[int, int], engines: Sequence[str], images: int = 8
+    name: str,
+    artifact: Artifact,
+    checkpoint: Path,
+    size: tuple[int, int],
+    engines: Sequence[str],
+    images: int = 8,
+    part: str = "backbone",
 ) -> Iterator[dict[str, Any]]:
     """Export a model for each engine and compare it with the simulation in torch.
 
@@ -37,12 +47,14 @@ def check_parity(
         checkpoint: The checkpoint of the artifact.
         size: Height and width of the exported model.
         engines: Names of engines, ``'onnxruntime'`` or ``'openvino'``.
-        images: Number of test images for the comparison of feature maps.
+        images: Number of test images for the comparison of outputs.
+        part: What is exported, a key of :data:`psaq_mm.deployment.artifact.PARTS`.
 
     Yields:
-        A row for the simulation and for every engine: ``{"model", "bits", "size", "engine", "sqnr_db", "metrics"}``.
-        ``sqnr_db`` is the lowest signal-to-noise ratio over the levels of the feature maps, with the simulation as
-        reference (None for the simulation itself); ``metrics`` are the evaluator's.
+        A row for the float model if the run that left the checkpoint has recorded its figures, one for the simulation
+        and one for every engine: ``{"model", "bits", "size", "part", "engine", "sqnr_db", "metrics"}``. ``sqnr_db`` is
+        the lowest signal-to-noise ratio over the outputs of all files, with the simulation as reference (None for the
+        first two rows); ``metrics`` are the evaluator's.
 
     Raises:
         UsageError: The config has no test set, or its model no separate backbone.
@@ -53,29 +65,71 @@ def check_parity(
         raise UsageError(f"{cfg.filename} names no test set: nothing can be evaluated")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        batches = list(first_batches(artifact, images))
-        expected = [simulated(artifact, batch) for batch in batches]
+        parts = artifact.parts(part)
+        inputs = part_inputs(artifact, parts, first_batches(artifact, images))
         bits = "w{weight_bits}a{activation_bits}".format(**{**WIDTHS, **artifact.quantization})
-        row = {"model": name, "bits": bits, "size": f"{size[0]}x{size[1]}"}
+        row = {"model": name, "bits": bits, "size": f"{size[0]}x{size[1]}", "part": part}
         # All exports come first, so that they fail before a long evaluation.
         deployed: dict[str, tuple[Path, Path, float]] = {}
         for engine in engines:
             kind = next(kind for kind, runs_on in RUNS_ON.items() if runs_on == engine)
             target = folder / f"{engine}{FORMATS[kind]}"
-            written = export(artifact, target, kind, [size])
-            if len(written) < 3:
+            written = export(artifact, target, kind, [size], part=part)
+            if written[-1].suffix != ".pth":
                 raise UsageError(
-                    "this model has no separate backbone, so no host tool runs its export: use tools/export.py alone"
+                    "this model has no separate backbone, so no host tool runs its export: use --part model"
                 )
-            backbone = RuntimeBackbone(str(target), engine)
-            found = [list(backbone(batch)) for batch in batches]
-            config, rest = written[-2:]
-            deployed[engine] = config, rest, round(lowest_sqnr(expected, found), 1)
+            noise = min(file_sqnr(one, file_of(target, one), engine, inputs[one.name]) for one in parts)
+            deployed[engine] = written[-2], written[-1], round(noise, 1)
+        recorded = float_figures(checkpoint)
+        if recorded:
+            yield {**row, "engine": "float", "sqnr_db": None, "metrics": recorded}
         metrics = figures(cfg, checkpoint, folder / "simulation")
         yield {**row, "engine": "simulation", "sqnr_db": None, "metrics": metrics}
         for engine, (config, rest, noise) in deployed.items():
             metrics = figures(Config.fromfile(config), rest, folder / engine)
             yield {**row, "engine": engine, "sqnr_db": noise, "metrics": metrics}
+
+
+def float_figures(checkpoint: Path) -> dict[str, float]:
+    """The float model's metrics in the ``results.json`` beside a checkpoint; empty if there are none."""
+    record = checkpoint.resolve().with_name("results.json")
+    rows = json.loads(record.read_text())["rows"] if record.is_file() else []
+    return next((shown_metrics(row["metrics"]) for row in rows if row["arm"] == "fp32"), {})
+
+
+@torch.no_grad()
+def part_inputs(artifact: Artifact, parts: Sequence[StaticPart], batches: Iterable[Tensor]) -> dict[str, list[Tensor]]:
+    """What each part gets from the first test images: the images, and features of the simulation's own RoIs."""
+    model = artifact.model
+    found: dict[str, list[Tensor]] = {part.name: [] for part in parts}
+    heads = [part for part in parts if part.name != IMAGES]
+    run = calibration_function("model", model) if heads else None
+    handles = [
+        model.get_submodule(part.covers[0]).register_forward_pre_hook(
+            lambda _, args, name=part.name: found[name].append(args[0])
+        )
+        for part in heads
+    ]
+    for batch in batches:
+        found[IMAGES].append(batch)
+        if run is not None:
+            run(model, batch)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+@torch.no_grad()
+def file_sqnr(part: StaticPart, file: Path, engine: str, inputs: Sequence[Tensor]) -> float:
+    """The lowest SQNR in dB of a part's outputs in an engine against the simulation, each over all inputs."""
+    if part.input_shape is None:
+        backbone = RuntimeBackbone(str(file), engine)
+        found = [list(tensors(backbone(one))) for one in inputs]
+    else:
+        session = open_session(engine, file)
+        found = [list(tensors(run_rois(session, one))) for one in inputs]
+    return lowest_sqnr([list(part.graph(one)) for one in inputs], found)
 
 
 def first_batches(artifact: Artifact, images: int) -> Iterator[Tensor]:
@@ -95,12 +149,6 @@ def first_batches(artifact: Artifact, images: int) -> Iterator[Tensor]:
                 return
 
 
-@torch.no_grad()
-def simulated(artifact: Artifact, batch: Tensor) -> list[Tensor]:
-    """The feature maps of the simulation."""
-    return backbone_outputs(artifact.model, batch)
-
-
 def lowest_sqnr(expected: Iterable[list[Tensor]], found: Iterable[list[Tensor]]) -> float:
     """The lowest SQNR in dB over the levels, each computed over all batches."""
     levels = zip(*expected, strict=True), zip(*found, strict=True)
@@ -112,5 +160,9 @@ def lowest_sqnr(expected: Iterable[list[Tensor]], found: Iterable[list[Tensor]])
 
 def figures(cfg: Config, checkpoint: Path, folder: Path) -> dict[str, float]:
     """The metrics of the host's evaluation that tables show."""
-    found = evaluate(cfg, checkpoint, folder)
+    return shown_metrics(evaluate(cfg, checkpoint, folder))
+
+
+def shown_metrics(found: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that tables show, rounded."""
     return {key: round(value, 4) for key, value in found.items() if isinstance(value, float) and metric_of(key)}

@@ -13,7 +13,8 @@ from typing import Any
 from ..errors import PSAQError
 
 # The keys that identify the rows of a call; a later call with equal values replaces them.
-IDENTITY = ("model", "bits", "size")
+IDENTITY = ("model", "bits", "size", "part")
+DEFAULTS = {"part": "backbone"}
 
 
 def is_record(path: Path) -> bool:
@@ -66,7 +67,7 @@ def read_record(path: Path, tool: str, **conditions: Any) -> dict[str, Any]:
 
 
 def merge_record(old: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Add results to a record; they replace older ones of the same model, bits and size.
+    """Add results to a record; they replace older ones of the same model, bits, size and part.
 
     Args:
         old: A record.
@@ -77,7 +78,7 @@ def merge_record(old: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """
 
     def identity(row: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(row.get(key) for key in IDENTITY)
+        return tuple(row.get(key, DEFAULTS.get(key)) for key in IDENTITY)
 
     mine = {identity(row) for row in found["rows"]}
     rows = [row for row in old["rows"] if identity(row) not in mine]

@@ -59,21 +59,25 @@ def generation_tables(record: dict[str, Any]) -> list[str]:
 
 
 def parity_tables(record: dict[str, Any]) -> list[str]:
-    """Metrics of ``tools/parity.py``: of the simulation, and of each engine with the difference."""
+    """Metrics of ``tools/parity.py``, each row with the difference from the first of its model.
+
+    That is the float model where the record has it, else the simulation.
+    """
     rows = []
-    simulated: dict[str, float] = {}
+    first: dict[str, Any] = {}
     for row in record["rows"]:
-        metrics = {key: metric for key in row["metrics"] if (metric := metric_of(key))}
-        if row["engine"] == "simulation":
-            simulated = row["metrics"]
+        same = [row[key] for key in ("model", "bits", "size")] + [row.get("part", "backbone")]
+        if not first or first["same"] != same:
+            first = {"same": same, "row": row}
         cells = []
-        for key, metric in metrics.items():
-            value = row["metrics"][key]
-            apart = f" ({metric.show(value - simulated[key], sign='+')})" if row["engine"] != "simulation" else ""
-            cells.append(f"{metric.title} {metric.show(value)}{apart}")
-        noise = shown(row["sqnr_db"], 1)
-        rows.append([row["model"], row["bits"], row["size"], row["engine"], noise, ", ".join(cells)])
-    return [markdown(["model", "bits", "image", "runs in", "SQNR dB", "figures"], rows, left=4)]
+        for key, value in row["metrics"].items():
+            if metric := metric_of(key):
+                apart = value - first["row"]["metrics"][key]
+                cells.append(f"{metric.title} {metric.show(value)}")
+                if row is not first["row"]:
+                    cells[-1] += f" ({metric.show(apart, sign='+')})"
+        rows.append([*same, row["engine"], shown(row["sqnr_db"], 1), ", ".join(cells)])
+    return [markdown(["model", "bits", "image", "exported", "runs in", "SQNR dB", "figures"], rows, left=5)]
 
 
 def conditions(record: dict[str, Any]) -> str:

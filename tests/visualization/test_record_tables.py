@@ -41,5 +41,5 @@ def test_parity_shows_what_engines_differ_by():
         {**row, "engine": "openvino", "sqnr_db": 45.04, "metrics": {"coco/bbox_mAP": 0.598}},
     ]
     text = record_markdown({"tool": "parity", "rows": rows})
-    assert "| a | w4a8 | 64x64 | simulation |  | box AP 0.600 |" in text
-    assert "| a | w4a8 | 64x64 | openvino | 45.0 | box AP 0.598 (-0.002) |" in text
+    assert "| a | w4a8 | 64x64 | backbone | simulation |  | box AP 0.600 |" in text
+    assert "| a | w4a8 | 64x64 | backbone | openvino | 45.0 | box AP 0.598 (-0.002) |" in text
