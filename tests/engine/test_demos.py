@@ -53,7 +53,7 @@ def trained(model: str) -> dict[str, float]:
 def test_a_short_run_from_any_folder_keeps_the_recorded_figures(model, tmp_path, monkeypatch):
     key, images, tolerance = MODELS[model]
     monkeypatch.chdir(tmp_path)
-    options = {**SHORT, "test_dataloader.dataset.images": images}
+    options = {**SHORT, "test_dataloader.dataset.images": images, "dfq.quantization.scope": "model"}
     arguments = Namespace(config=f"{model}_w8a8", checkpoint=None, work_dir="work", cfg_options=options)
     cfg = named(read_config(arguments), tmp_path / "work")
     init_default_scope(cfg.default_scope)
@@ -67,8 +67,10 @@ def test_a_short_run_from_any_folder_keeps_the_recorded_figures(model, tmp_path,
     pytest.importorskip("onnxruntime", reason="the extra [deploy] is not installed")
     artifact = tmp_path / "work" / "quantized.py", tmp_path / "work" / "quantized.pth"
     opened = Artifact(Config.fromfile(artifact[0]), artifact[1])
-    simulated, *deployed = check_parity(model, opened, artifact[1], SIZES[model], ENGINES)
-    assert simulated["metrics"][key] == pytest.approx(found[1], abs=1e-3) and len(deployed) == len(ENGINES)
+    plain, simulated, *deployed = check_parity(model, opened, artifact[1], SIZES[model], ENGINES, part="model")
+    assert (plain["engine"], simulated["engine"]) == ("float", "simulation") and len(deployed) == len(ENGINES)
+    assert plain["metrics"][key] == pytest.approx(found[0], abs=1e-3)
+    assert simulated["metrics"][key] == pytest.approx(found[1], abs=1e-3)
     for row in deployed:
         saturates = row["engine"] == "openvino" and not integer_sums_are_exact()
         assert row["sqnr_db"] >= (SATURATED_SQNR if saturates else 35), row
