@@ -63,17 +63,73 @@ def parity_tables(record: dict[str, Any]) -> list[str]:
     rows = []
     simulated: dict[str, float] = {}
     for row in record["rows"]:
-        metrics = {key: metric for key in row["metrics"] if (metric := metric_of(key))}
         if row["engine"] == "simulation":
             simulated = row["metrics"]
-        cells = []
-        for key, metric in metrics.items():
-            value = row["metrics"][key]
-            apart = f" ({metric.show(value - simulated[key], sign='+')})" if row["engine"] != "simulation" else ""
-            cells.append(f"{metric.title} {metric.show(value)}{apart}")
+        cells = metric_cells(row["metrics"], {} if row["engine"] == "simulation" else simulated)
         noise = shown(row["sqnr_db"], 1)
         rows.append([row["model"], row["bits"], row["size"], row["engine"], noise, ", ".join(cells)])
     return [markdown(["model", "bits", "image", "runs in", "SQNR dB", "figures"], rows, left=4)]
+
+
+def model_tables(record: dict[str, Any]) -> list[str]:
+    """Times of ``benchmarks/models.py`` by stage, their ratios, start-ups and the engines' profiles."""
+    models: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    for row in record["rows"]:
+        key = row["model"], row["size"], row["engine"], row["precision"]
+        models.setdefault(key, {})[row["stage"]] = row
+    rows = []
+    for key, stages in models.items():
+        low, high = (f"{1e3 * one:.1f}" for one in stages["all"]["seconds_quartiles"])
+        heads = [row for name, row in stages.items() if name not in ("all", "images", "glue")]
+        noise = [row["sqnr_db"] for row in stages.values() if row["sqnr_db"] is not None]
+        rows.append(
+            [
+                *key,
+                f"{1e3 * stages['all']['seconds_median']:.1f} ({low}-{high})",
+                f"{1e3 * stages['images']['seconds_median']:.1f}",
+                f"{1e3 * sum(row['seconds_median'] for row in heads):.1f}" if heads else "",
+                f"{1e3 * stages['glue']['seconds_median']:.1f}",
+                shown(min(noise, default=None), 1),
+            ]
+        )
+    columns = ["model", "image", "runs in", "precision", "ms", "image part", "RoI heads", "between", "SQNR dB"]
+    started = [
+        [name, shown(one["seconds_load"], 2), shown(one["seconds_first"], 2), shown(one["file_mib"], 1)]
+        + [shown(one["memory_mib"], 0)]
+        for name, one in record["startup"].items()
+    ]
+    kinds = list(next(iter(record["profile"].values())))
+    profile = [[name, *(f"{1e3 * taken[kind]:.2f}" for kind in kinds)] for name, taken in record["profile"].items()]
+    return [
+        f"{conditions(record)}, one image, medians of interleaved rounds (quartiles).",
+        markdown(columns, rows, left=4),
+        named("ratio", record["ratios"], ".2f"),
+        markdown(["start-up", "load s", "first prediction s", "file MiB", "memory MiB"], started),
+        markdown(["ms by kind of operator", *kinds], profile),
+    ]
+
+
+def nncf_tables(record: dict[str, Any]) -> list[str]:
+    """Metrics of ``benchmarks/nncf_accuracy.py``: of the float model, and of both quantizations with the difference."""
+    rows = []
+    float_model: dict[str, float] = {}
+    for row in record["rows"]:
+        if row["precision"] == "fp32":
+            float_model = row["metrics"]
+        cells = metric_cells(row["metrics"], {} if row["precision"] == "fp32" else float_model)
+        rows.append([row["model"], row["size"], row["engine"], row["precision"], row["images"], ", ".join(cells)])
+    return [markdown(["model", "image", "quantized by", "precision", "calibrated on", "figures"], rows, left=5)]
+
+
+def metric_cells(metrics: dict[str, float], reference: dict[str, float]) -> list[str]:
+    """Titles and values of known metrics, with their difference from those of a reference."""
+    cells = []
+    for key, value in metrics.items():
+        metric = metric_of(key)
+        if metric:
+            apart = f" ({metric.show(value - reference[key], sign='+')})" if key in reference else ""
+            cells.append(f"{metric.title} {metric.show(value)}{apart}")
+    return cells
 
 
 def conditions(record: dict[str, Any]) -> str:
@@ -91,4 +147,10 @@ def shown(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-TABLES = {"benchmark": deploy_tables, "benchmark_generation": generation_tables, "parity": parity_tables}
+TABLES = {
+    "benchmark": deploy_tables,
+    "benchmark_generation": generation_tables,
+    "benchmark_models": model_tables,
+    "nncf_accuracy": nncf_tables,
+    "parity": parity_tables,
+}
