@@ -1,4 +1,4 @@
-"""How fast whole models are: torch, every engine in floating point and in integers, and NNCF's integers, side by side."""
+"""How fast whole models are: torch, every engine in FP32 and in INT8, and NNCF's INT8, side by side."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from psaq_mm.cli import import_host
 from psaq_mm.deployment import ENGINES, onnx_model, quantized_onnx
 from psaq_mm.deployment.deployed_config import ExportedPart, model_config, placeholder
 from psaq_mm.deployment.export import RUNS_ON, write_model
+from psaq_mm.deployment.onnx_file import silence
 from psaq_mm.models import backbone_of, image_channels, without_downloads
 from psaq_mm.models.checkpoint import load_weights, read_checkpoint
 from psaq_mm.models.host_types import buildable, types_as_names
@@ -145,7 +146,8 @@ def build(cfg: Config) -> nn.Module:
     """Build a config's model in eval mode."""
     import_host(cfg)
     init_default_scope(cfg.default_scope)
-    with buildable(cfg, "model"):
+    # Hosts warn about defaults of losses, which no prediction uses.
+    with buildable(cfg, "model"), silence():
         model: nn.Module = HOST_MODELS.build(copy.deepcopy(cfg.model))
     model.eval()
     return model
