@@ -39,7 +39,7 @@ class ModelFiles:
         cfg: The recipe.
         folder: Where the folders are made.
         size: Height and width of the images.
-        cores: Threads of the engines.
+        cores: Threads of the engines; 0 for their default.
 
     Attributes:
         files: For each contender but torch the file of each part.
@@ -59,13 +59,13 @@ class ModelFiles:
         """The folder of a contender."""
         return self.folder / "-".join(contender)
 
-    def export(self, precision: str, model: nn.Module) -> None:
-        """Write the parts of the float or of the calibrated model for every engine."""
+    def export(self, precision: str, model: nn.Module, engines: Sequence[str] = ENGINES) -> None:
+        """Write the parts of the float or of the calibrated model for engines."""
         make = onnx_model if precision == FLOAT else partial(quantized_onnx, required=False)
         channels = image_channels(backbone_of(model)[1])
         for part in static_parts(model):
             proto = part_onnx(part, self.size, channels, make)
-            for engine in ENGINES:
+            for engine in engines:
                 path = self.path((engine, precision), part.name)
                 kind = next(kind for kind, runs_on in RUNS_ON.items() if runs_on == engine)
                 write_model(proto, path, kind)
@@ -136,7 +136,7 @@ def with_files(described: Any, paths: dict[str, str], cores: int) -> Any:
     """A copy of a deployed model's config with the paths of its files and the number of threads."""
     if isinstance(described, dict):
         found = {key: with_files(value, paths, cores) for key, value in described.items()}
-        return {**found, "threads": cores} if found.get("file") is not None and "engine" in found else found
+        return {**found, "threads": cores or None} if found.get("file") is not None and "engine" in found else found
     if isinstance(described, (list, tuple)):
         return type(described)(with_files(one, paths, cores) for one in described)
     return paths.get(described, described) if isinstance(described, str) else described

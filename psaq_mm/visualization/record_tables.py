@@ -114,11 +114,15 @@ def nncf_tables(record: dict[str, Any]) -> list[str]:
     rows = []
     float_model: dict[str, float] = {}
     for row in record["rows"]:
-        if row["precision"] == "fp32":
+        is_float = row["precision"] == "fp32"
+        if is_float:
             float_model = row["metrics"]
-        cells = metric_cells(row["metrics"], {} if row["precision"] == "fp32" else float_model)
-        rows.append([row["model"], row["size"], row["engine"], row["precision"], row["images"], ", ".join(cells)])
-    return [markdown(["model", "image", "quantized by", "precision", "calibrated on", "figures"], rows, left=5)]
+        cells = metric_cells(row["metrics"], {} if is_float else float_model)
+        by, bits, images = ("", "fp32", "") if is_float else (row["engine"], row["bits"], str(row["images"]))
+        if row["engine"] == "nncf":
+            bits = "w8a8"
+        rows.append([row["model"], row["size"], by, bits, images, ", ".join(cells)])
+    return [markdown(["model", "image", "quantized by", "bits", "real images", "figures"], rows, left=4)]
 
 
 def metric_cells(metrics: dict[str, float], reference: dict[str, float]) -> list[str]:
