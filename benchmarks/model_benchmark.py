@@ -115,8 +115,8 @@ class ModelBenchmark:
         calls: dict[str, Callable[[], object]] = {" ".join(one): call for one, call in models.items()}
         whole = interleaved(calls, rounds, warmup=1)
         found: Seconds = {}
-        for contender, model in models.items():
-            stages = model.seconds[-rounds:]
+        for contender, timed in models.items():
+            stages = timed.seconds[-rounds:]
             found[contender] = {ALL: whole[" ".join(contender)]}
             found[contender] |= {key: [one[key] for one in stages] for key in stages[0]}
         return found

@@ -107,5 +107,8 @@ def part_inputs(
             handle.remove()
     empty = [name for name, inputs in found.items() if not inputs]
     if empty:
-        raise UsageError(f"the float model finds nothing for {empty[0]} on {len(batches)} images: give more --samples")
+        raise UsageError(
+            f"the float model finds nothing for {empty[0]} on {len(batches)} images: give --proposals and --masks, or more "
+            "--samples"
+        )
     return found

@@ -13,7 +13,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 
 from psaq_mm.models.features import CLASSIFIER, SEGMENTOR
-from psaq_mm.models.parts import IMAGES, StaticPart, kinds_of
+from psaq_mm.models.parts import IMAGES, StaticPart, kinds_of, modules_of
 
 GLUE, ALL = "glue", "all"
 SMALLEST_BOX = 16.0  # pixels
@@ -27,12 +27,12 @@ class FixedRois:
     Attributes:
         proposals: Boxes that the box heads see.
         masks: Boxes that the mask heads see, and masks that are pasted.
-        score_thr: The smallest score that the suppression of overlapping boxes sees.
+        score_thr: The smallest score that the suppression of overlapping boxes sees; None for the config's.
     """
 
     proposals: int
     masks: int
-    score_thr: float = 0.0
+    score_thr: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields."""
@@ -61,10 +61,10 @@ def fix_rois(model: Any, size: tuple[int, int], rois: FixedRois) -> None:
         rois: How many boxes.
     """
     propose, detect = model.rpn_head.predict, model.roi_head.predict_bbox
-    heads = model.roi_head.bbox_head
-    classes = (heads[-1] if isinstance(heads, nn.ModuleList) else heads).num_classes
-    model.roi_head.test_cfg = copy.deepcopy(model.roi_head.test_cfg)
-    model.roi_head.test_cfg.score_thr = rois.score_thr
+    classes = last_box_head(model).num_classes
+    if rois.score_thr is not None:
+        model.roi_head.test_cfg = copy.deepcopy(model.roi_head.test_cfg)
+        model.roi_head.test_cfg.score_thr = rois.score_thr
     proposals, detections = drawn_boxes(rois.proposals, size, 0), drawn_boxes(rois.masks, size, 1)
 
     def instances(boxes: Tensor, labels: Tensor) -> InstanceData:
@@ -82,6 +82,11 @@ def fix_rois(model: Any, size: tuple[int, int], rois: FixedRois) -> None:
     model.rpn_head.predict, model.roi_head.predict_bbox = fixed_proposals, fixed_detections
 
 
+def last_box_head(model: Any) -> Any:
+    """The box head of a two-stage detector whose scores are those of its detections."""
+    return modules_of(model.roi_head.bbox_head)[-1]
+
+
 def score_of_candidates(model: Any, batch: Batch, count: int) -> float:
     """The score that so many pairs of box and class exceed, in the float model, whose weights may be random.
 
@@ -90,8 +95,7 @@ def score_of_candidates(model: Any, batch: Batch, count: int) -> float:
         batch: An image.
         count: How many pairs.
     """
-    heads = model.roi_head.bbox_head
-    head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
+    head = last_box_head(model)
     seen: list[Tensor] = []
     original = head.predict_by_feat
 

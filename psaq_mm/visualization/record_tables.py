@@ -73,18 +73,18 @@ def parity_tables(record: dict[str, Any]) -> list[str]:
 
 def model_tables(record: dict[str, Any]) -> list[str]:
     """Times of ``benchmarks/models.py`` by stage, their ratios, start-ups and the engines' profiles."""
-    models: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    models: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]] = {}
     for row in record["rows"]:
         key = row["model"], row["size"], row["engine"], row["precision"]
         models.setdefault(key, {})[row["stage"]] = row
     rows = []
-    for key, stages in models.items():
+    for contender, stages in models.items():
         low, high = (f"{1e3 * one:.1f}" for one in stages["all"]["seconds_quartiles"])
         heads = [row for name, row in stages.items() if name not in ("all", "images", "glue")]
         noise = [row["sqnr_db"] for row in stages.values() if row["sqnr_db"] is not None]
         rows.append(
             [
-                *key,
+                *contender,
                 f"{1e3 * stages['all']['seconds_median']:.1f} ({low}-{high})",
                 f"{1e3 * stages['images']['seconds_median']:.1f}",
                 f"{1e3 * sum(row['seconds_median'] for row in heads):.1f}" if heads else "",
