@@ -108,7 +108,7 @@ def part_inputs(
     empty = [name for name, inputs in found.items() if not inputs]
     if empty:
         raise UsageError(
-            f"the float model finds nothing for {empty[0]} on {len(batches)} images: give --proposals and --masks, or more "
-            "--samples"
+            f"the float model finds nothing for {empty[0]} on {len(batches)} images: give --proposals and --masks, or "
+            "more --samples"
         )
     return found
