@@ -69,15 +69,74 @@ def parity_tables(record: dict[str, Any]) -> list[str]:
         same = [row[key] for key in ("model", "bits", "size")] + [row.get("part", "backbone")]
         if not first or first["same"] != same:
             first = {"same": same, "row": row}
-        cells = []
-        for key, value in row["metrics"].items():
-            if metric := metric_of(key):
-                apart = value - first["row"]["metrics"][key]
-                cells.append(f"{metric.title} {metric.show(value)}")
-                if row is not first["row"]:
-                    cells[-1] += f" ({metric.show(apart, sign='+')})"
+        cells = metric_cells(row["metrics"], {} if row is first["row"] else first["row"]["metrics"])
         rows.append([*same, row["engine"], shown(row["sqnr_db"], 1), ", ".join(cells)])
     return [markdown(["model", "bits", "image", "exported", "runs in", "SQNR dB", "figures"], rows, left=5)]
+
+
+def model_tables(record: dict[str, Any]) -> list[str]:
+    """Times of ``benchmarks/models.py`` by stage, their ratios, start-ups and the engines' profiles."""
+    models: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]] = {}
+    for row in record["rows"]:
+        key = row["model"], row["size"], row["engine"], row["precision"]
+        models.setdefault(key, {})[row["stage"]] = row
+    rows = []
+    for contender, stages in models.items():
+        low, high = (f"{1e3 * one:.1f}" for one in stages["all"]["seconds_quartiles"])
+        heads = [row for name, row in stages.items() if name not in ("all", "images", "glue")]
+        noise = [row["sqnr_db"] for row in stages.values() if row["sqnr_db"] is not None]
+        rows.append(
+            [
+                *contender,
+                f"{1e3 * stages['all']['seconds_median']:.1f} ({low}-{high})",
+                f"{1e3 * stages['images']['seconds_median']:.1f}",
+                f"{1e3 * sum(row['seconds_median'] for row in heads):.1f}" if heads else "",
+                f"{1e3 * stages['glue']['seconds_median']:.1f}",
+                shown(min(noise, default=None), 1),
+            ]
+        )
+    columns = ["model", "image", "runs in", "precision", "ms", "image part", "RoI heads", "between", "SQNR dB"]
+    started = [
+        [name, shown(one["seconds_load"], 2), shown(one["seconds_first"], 2), shown(one["file_mib"], 1)]
+        + [shown(one["memory_mib"], 0)]
+        for name, one in record["startup"].items()
+    ]
+    kinds = list(next(iter(record["profile"].values())))
+    profile = [[name, *(f"{1e3 * taken[kind]:.2f}" for kind in kinds)] for name, taken in record["profile"].items()]
+    return [
+        f"{conditions(record)}, one image, medians of interleaved rounds (quartiles).",
+        markdown(columns, rows, left=4),
+        named("ratio", record["ratios"], ".2f"),
+        markdown(["start-up", "load s", "first prediction s", "file MiB", "memory MiB"], started),
+        markdown(["ms by kind of operator", *kinds], profile),
+    ]
+
+
+def nncf_tables(record: dict[str, Any]) -> list[str]:
+    """Metrics of ``benchmarks/nncf_accuracy.py``: of the float model, and of both quantizations with the difference."""
+    rows = []
+    float_model: dict[str, float] = {}
+    for row in record["rows"]:
+        is_float = row["precision"] == "fp32"
+        if is_float:
+            float_model = row["metrics"]
+        cells = metric_cells(row["metrics"], {} if is_float else float_model)
+        by, bits, images = ("", "fp32", "") if is_float else (row["engine"], row["bits"], str(row["images"]))
+        if row["engine"] == "nncf":
+            bits = "w8a8"
+        rows.append([row["model"], row["size"], by, bits, images, ", ".join(cells)])
+    return [markdown(["model", "image", "quantized by", "bits", "real images", "figures"], rows, left=4)]
+
+
+def metric_cells(metrics: dict[str, float], reference: dict[str, float]) -> list[str]:
+    """Titles and values of known metrics, with their difference from those of a reference."""
+    cells = []
+    for key, value in metrics.items():
+        metric = metric_of(key)
+        if metric:
+            apart = f" ({metric.show(value - reference[key], sign='+')})" if key in reference else ""
+            cells.append(f"{metric.title} {metric.show(value)}{apart}")
+    return cells
 
 
 def conditions(record: dict[str, Any]) -> str:
@@ -95,4 +154,10 @@ def shown(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-TABLES = {"benchmark": deploy_tables, "benchmark_generation": generation_tables, "parity": parity_tables}
+TABLES = {
+    "benchmark": deploy_tables,
+    "benchmark_generation": generation_tables,
+    "benchmark_models": model_tables,
+    "nncf_accuracy": nncf_tables,
+    "parity": parity_tables,
+}

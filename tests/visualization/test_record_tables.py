@@ -43,3 +43,40 @@ def test_parity_shows_what_engines_differ_by():
     text = record_markdown({"tool": "parity", "rows": rows})
     assert "| a | w4a8 | 64x64 | backbone | simulation |  | box AP 0.600 |" in text
     assert "| a | w4a8 | 64x64 | backbone | openvino | 45.0 | box AP 0.598 (-0.002) |" in text
+
+
+def test_whole_models_show_parts_and_what_lies_between_them():
+    row = {"model": "a", "size": "64x64", "engine": "openvino", "precision": "int8", "sqnr_db": None}
+    seconds = {"all": 0.1, "images": 0.05, "bbox_head": 0.01, "mask_head": 0.02, "glue": 0.02}
+    rows = [
+        {**row, "stage": stage, "seconds_median": one, "seconds_quartiles": [one, one]}
+        for stage, one in seconds.items()
+    ]
+    rows[1]["sqnr_db"], rows[2]["sqnr_db"] = 40.0, 31.04
+    started = {"seconds_load": 1.0, "seconds_first": 0.5, "file_mib": 4.0, "memory_mib": None}
+    record = {
+        "tool": "benchmark_models",
+        "cpu": "a CPU",
+        "threads": 2,
+        "rows": rows,
+        "ratios": {"a 64x64: torch fp32 / int8": 3.0},
+        "startup": {"a 64x64: openvino int8": started},
+        "profile": {"a 64x64: openvino int8, images": {"products": 0.002}},
+    }
+    text = record_markdown(record)
+    assert "| a | 64x64 | openvino | int8 | 100.0 (100.0-100.0) | 50.0 | 30.0 | 20.0 | 31.0 |" in text
+    assert "| a 64x64: openvino int8 | 1.00 | 0.50 | 4.0 |  |" in text
+    assert "| a 64x64: openvino int8, images | 2.00 |" in text
+
+
+def test_nncf_stands_beside_ours():
+    row = {"model": "a", "bits": "w8a8", "size": "64x64", "precision": "int8", "images": 0}
+    rows = [
+        {**row, "engine": "torch", "precision": "fp32", "metrics": {"coco/bbox_mAP": 0.6}},
+        {**row, "engine": "psaq_mm", "metrics": {"coco/bbox_mAP": 0.599}},
+        {**row, "engine": "nncf", "images": 32, "metrics": {"coco/bbox_mAP": 0.59}},
+    ]
+    text = record_markdown({"tool": "nncf_accuracy", "rows": rows})
+    assert "| a | 64x64 |  | fp32 |  | box AP 0.600 |" in text
+    assert "| a | 64x64 | psaq_mm | w8a8 | 0 | box AP 0.599 (-0.001) |" in text
+    assert "| a | 64x64 | nncf | w8a8 | 32 | box AP 0.590 (-0.010) |" in text
