@@ -10,7 +10,9 @@ dfq = dict(
         scope='backbone',
         weight_observer='mse',
         # Images have 8 bits: fewer would take what no training gives back, for a thousandth of the weights.
-        overrides=[dict(pattern='backbone.patch_embed', bits=8)]),
+        overrides=[dict(pattern='backbone.patch_embed', bits=8)],
+        # In scope 'model': class scores, box deltas and masks. They have few weights.
+        last_layers=8),
     generate=dict(
         type='psaq_mm.GenerateLoop',
         images=32,
@@ -39,7 +41,8 @@ dfq = dict(
         batch_size=8,
         relative_lr=dict(weight=3e-3, bias=5e-4, scale=1e-2),
         discrepancy=dict(form='mae'),
-        distill_on='backbone'),
+        # None: all heads' outputs in scope 'model', else the backbone's.
+        distill_on=None),
     # Below 8 bits, outliers are worth less than the steps they cost; at 4 the step decides everywhere.
     by_bits=dict(
         w6a6=dict(quantization=dict(activation_observer='percentile')),

@@ -11,6 +11,7 @@ from ...distillation import CycleSettings, TeacherStudentCycle
 from ...errors import UsageError
 from ...generation import Discrepancy
 from ...models import output_function
+from ...models.features import default_level
 from ...registry import LOOPS
 from .base import StageLoop
 
@@ -23,7 +24,8 @@ class DistillLoop(StageLoop):
         runner: The runner.
         generator: The keys of :class:`psaq_mm.distillation.ImageGenerator`.
         discrepancy: The keys of :class:`psaq_mm.generation.Discrepancy`.
-        distill_on: The outputs that are compared: ``'backbone'``, ``'blocks'``, ``'neck'`` or ``'logits'``.
+        distill_on: The outputs that are compared: ``'backbone'``, ``'blocks'``, ``'neck'``, ``'logits'`` or ``'outputs'``
+            (those of all heads); None for ``'outputs'`` in scope ``model``, else ``'backbone'``.
         lr: No longer accepted; it held absolute rates of weights and biases in earlier versions.
         **settings: The fields of :class:`psaq_mm.distillation.CycleSettings`.
 
@@ -37,7 +39,7 @@ class DistillLoop(StageLoop):
         runner: Runner,
         generator: dict[str, Any] | None = None,
         discrepancy: dict[str, Any] | None = None,
-        distill_on: str = "backbone",
+        distill_on: str | None = None,
         lr: dict[str, float] | None = None,
         **settings: Any,
     ) -> None:
@@ -50,7 +52,7 @@ class DistillLoop(StageLoop):
         self.settings = CycleSettings(**settings)
         self.generator = self.image_generator(generator) if self.settings.generator_steps else None
         self.discrepancy = Discrepancy(**(discrepancy or {}))
-        self.outputs = output_function(distill_on, self.state.teacher.model)
+        self.outputs = output_function(distill_on or default_level(runner.scope), self.state.teacher.model)
         self.cycle: TeacherStudentCycle | None = None
 
     def run(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The features on which teacher and student are compared, by level: backbone, blocks, neck or logits."""
+"""The features on which teacher and student are compared, by level: backbone, blocks, neck, logits or outputs."""
 
 from __future__ import annotations
 
@@ -153,9 +153,24 @@ def calibration_function(scope: str, teacher: nn.Module) -> OutputFunction:
     return detector_outputs if DETECTOR in kinds else logits_function(teacher)
 
 
+def outputs_function(teacher: nn.Module) -> OutputFunction:
+    """The function of level ``outputs``: class scores, box deltas and masks of all heads.
+
+    Raises:
+        UsageError: The model is no detector, segmentor or classifier.
+    """
+    return calibration_function("model", teacher)
+
+
+def default_level(scope: str) -> str:
+    """The level on which student steps compare: all outputs if heads are quantized, else those of the backbone."""
+    return "outputs" if scope == "model" else "backbone"
+
+
 FEATURE_LEVELS: dict[str, Callable[[nn.Module], OutputFunction]] = {
     "backbone": backbone_function,
     "blocks": blocks_function,
     "neck": neck_function,
     "logits": logits_function,
+    "outputs": outputs_function,
 }
