@@ -21,6 +21,7 @@ from benchmarks.timing import interleaved, ratio, threads
 from psaq_mm.deployment import ENGINES, by_kind, open_session
 from psaq_mm.deployment.parts import IMAGES, static_parts
 from psaq_mm.quantization import sqnr
+from psaq_mm.utils.memory import give_back_freed_memory
 
 PROFILED, STARTED = 5, 3  # most rounds of profiles, most processes of a start-up
 Seconds = dict[Contender, dict[str, list[float]]]
@@ -90,6 +91,7 @@ class ModelBenchmark:
         """
         with threads(self.threads):
             seconds = self.times(rounds)
+            give_back_freed_memory()  # the models of six contenders, which refer to themselves
             noise = {one: self.noise(one) if compare else {} for one in self.contenders if one[1] == INTEGER}
         rows = [row for one in self.contenders for row in self.rows(one, seconds[one], noise.get(one, {}))]
         return {
@@ -113,6 +115,7 @@ class ModelBenchmark:
                 fix_rois(model, self.size, self.rois)
             models[contender] = WholeModel(model, self.parts, self.batches[0])
         calls: dict[str, Callable[[], object]] = {" ".join(one): call for one, call in models.items()}
+        give_back_freed_memory()
         whole = interleaved(calls, rounds, warmup=1)
         found: Seconds = {}
         for contender, timed in models.items():
