@@ -1,7 +1,7 @@
 """Export of quantized models for integer engines, and exported files as backbones.
 
 ``layers`` holds layers with stored integers, ``operands`` their weights and activations; ``onnx_file``, ``int4`` and
-``compact`` write them as ONNX; ``engines`` runs a file; ``operators`` summarises the profile of an engine; ``runtime``
+``graph_passes`` write them as ONNX; ``engines`` runs a file; ``operators`` summarises the profile of an engine; ``runtime``
 is the backbone.
 """
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ExportError
-from .compact import compact
+from .graph_passes import compact, postpone_rearrangement
 from .int4 import FIRST_OPSET, pack_int4
 from .layers import deployed
 
@@ -117,6 +117,7 @@ def onnx_model(
             raise ExportError(f"torch cannot export the model: {reason}") from error
     assert program is not None, "dynamo=True returns a program"
     proto = program.model_proto
+    postpone_rearrangement(proto)
     compact(proto)
     onnx.helper.set_model_props(proto, dict(metadata or {}))
     onnx.checker.check_model(proto, full_check=True)
