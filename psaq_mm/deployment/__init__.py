@@ -1,8 +1,8 @@
 """Export of quantized models for integer engines, and exported files as backbones.
 
 ``layers`` holds layers with stored integers, ``operands`` their weights and activations; ``onnx_file``, ``int4`` and
-``graph_passes`` write them as ONNX; ``engines`` runs a file; ``operators`` summarises the profile of an engine; ``runtime``
-is the backbone.
+``graph_passes`` write them as ONNX; ``parts`` cuts whole models into graphs; ``engines`` runs a file; ``operators``
+summarises the profile of an engine; ``runtime`` holds the backbone and the heads that run files.
 """
 
 from ..errors import ExportError

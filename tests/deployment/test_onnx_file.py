@@ -200,10 +200,11 @@ def test_engines_take_int4_weights(narrow_files, engine):
 
 
 def test_int4_is_refused_where_it_cannot_be(narrow):
-    layer = quantized_swin().stages[0].blocks[0].attn.w_msa.proj
-    proto = onnx_model(ExportWrapper(DeployLinear(layer)), (4, layer.in_features))
+    wide = quantized_swin()
     with pytest.raises(ExportError, match="no weight fits into 4 bits"):
-        pack_int4(proto)
+        quantized_onnx(ExportWrapper(wide), SIZE, weights="int4")
+    layer = wide.stages[0].blocks[0].attn.w_msa.proj
+    assert pack_int4(onnx_model(ExportWrapper(DeployLinear(layer)), (4, layer.in_features))) == 0
     with pytest.raises(ExportError, match="opset 20 is too old for INT4 weights"):
         quantized_onnx(ExportWrapper(narrow), SIZE, opset=20, weights="int4")
 

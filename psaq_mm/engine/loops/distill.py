@@ -11,7 +11,6 @@ from ...distillation import CycleSettings, TeacherStudentCycle
 from ...errors import UsageError
 from ...generation import Discrepancy
 from ...models import output_function
-from ...models.features import default_level
 from ...registry import LOOPS
 from .base import StageLoop
 
@@ -24,8 +23,8 @@ class DistillLoop(StageLoop):
         runner: The runner.
         generator: The keys of :class:`psaq_mm.distillation.ImageGenerator`.
         discrepancy: The keys of :class:`psaq_mm.generation.Discrepancy`.
-        distill_on: The outputs that are compared: ``'backbone'``, ``'blocks'``, ``'neck'``, ``'logits'`` or ``'outputs'``
-            (those of all heads); None for ``'outputs'`` in scope ``model``, else ``'backbone'``.
+        distill_on: The outputs that are compared: ``'backbone'``, ``'blocks'``, ``'neck'`` or ``'logits'``; None for
+            ``'logits'`` in scope ``model``, else ``'backbone'``.
         lr: No longer accepted; it held absolute rates of weights and biases in earlier versions.
         **settings: The fields of :class:`psaq_mm.distillation.CycleSettings`.
 
@@ -52,7 +51,7 @@ class DistillLoop(StageLoop):
         self.settings = CycleSettings(**settings)
         self.generator = self.image_generator(generator) if self.settings.generator_steps else None
         self.discrepancy = Discrepancy(**(discrepancy or {}))
-        self.outputs = output_function(distill_on or default_level(runner.scope), self.state.teacher.model)
+        self.outputs = output_function(distill_on, self.state.teacher.model, runner.scope)
         self.cycle: TeacherStudentCycle | None = None
 
     def run(self) -> nn.Module:

@@ -5,14 +5,7 @@ finds layers that calibration does not reach.
 """
 
 from .detectors import detector_outputs, one_stage_logits
-from .levels import (
-    FEATURE_LEVELS,
-    OutputFunction,
-    backbone_outputs,
-    calibration_function,
-    default_level,
-    output_function,
-)
+from .levels import FEATURE_LEVELS, OutputFunction, backbone_outputs, calibration_function, output_function
 from .reach import unreached
 from .two_stage import Boxes, CalibrationOutputs, DetectorLogits
 
@@ -24,7 +17,6 @@ __all__ = [
     "OutputFunction",
     "backbone_outputs",
     "calibration_function",
-    "default_level",
     "detector_outputs",
     "one_stage_logits",
     "output_function",

@@ -1,8 +1,9 @@
-"""The features on which teacher and student are compared, by level: backbone, blocks, neck, logits or outputs."""
+"""The features on which teacher and student are compared, by level: backbone, blocks, neck or logits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor, nn
@@ -74,19 +75,31 @@ def _heads(heads: Any) -> list[Any]:
     return list(heads) if isinstance(heads, nn.ModuleList) else [heads]
 
 
-def output_function(level: str, teacher: nn.Module) -> OutputFunction:
+def output_function(level: str | None, teacher: nn.Module, scope: str = "backbone") -> OutputFunction:
     """The function ``(model, images) -> list of tensors`` of a feature level.
 
     Args:
-        level: A key of :data:`FEATURE_LEVELS`.
+        level: A key of :data:`FEATURE_LEVELS`; None for ``'logits'`` if heads are quantized too and the model is one
+            whose logits can be compared, else ``'backbone'``.
         teacher: The FP model, which shows which parts there are.
+        scope: What is quantized, ``'backbone'`` or ``'model'``.
 
     Raises:
         UsageError: The level is unknown, or the model has no such part.
     """
+    if level is None:
+        return default_function(scope, teacher)
     if level not in FEATURE_LEVELS:
         raise UsageError(f"outputs cannot be compared on {level!r}: use one of {', '.join(FEATURE_LEVELS)}")
     return FEATURE_LEVELS[level](teacher)
+
+
+def default_function(scope: str, teacher: nn.Module) -> OutputFunction:
+    """The function of ``logits`` in scope ``model``, so that heads are trained too, else that of ``backbone``."""
+    if scope == "model":
+        with suppress(UsageError):  # DETRs
+            return logits_function(teacher)
+    return backbone_outputs
 
 
 def backbone_function(teacher: nn.Module) -> OutputFunction:
@@ -153,24 +166,9 @@ def calibration_function(scope: str, teacher: nn.Module) -> OutputFunction:
     return detector_outputs if DETECTOR in kinds else logits_function(teacher)
 
 
-def outputs_function(teacher: nn.Module) -> OutputFunction:
-    """The function of level ``outputs``: class scores, box deltas and masks of all heads.
-
-    Raises:
-        UsageError: The model is no detector, segmentor or classifier.
-    """
-    return calibration_function("model", teacher)
-
-
-def default_level(scope: str) -> str:
-    """The level on which student steps compare: all outputs if heads are quantized, else those of the backbone."""
-    return "outputs" if scope == "model" else "backbone"
-
-
 FEATURE_LEVELS: dict[str, Callable[[nn.Module], OutputFunction]] = {
     "backbone": backbone_function,
     "blocks": blocks_function,
     "neck": neck_function,
     "logits": logits_function,
-    "outputs": outputs_function,
 }
