@@ -20,7 +20,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="quantized.py of a work dir")
     parser.add_argument("checkpoint", type=Path, help="quantized.pth of a work dir")
-    parser.add_argument("--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="what is exported")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        required=True,
+        action="append",
+        metavar=("H", "W"),
+        help="height and width of the exported images; several times for several sizes",
+    )
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--part", choices=PARTS, default="backbone", help="what is exported (default: backbone)")
     parser.add_argument("--images", type=positive, default=8, help="whose outputs are compared (default: 8)")
@@ -30,9 +38,9 @@ def main() -> int:
     args = parser.parse_args(namespace=argparse.Namespace(cfg_options={}, work_dir=None))
     record = read_record(writable_file(args.out), "parity")
     artifact = Artifact(read_config(args), args.checkpoint)
-    height, width = args.size
+    sizes = [(height, width) for height, width in dict.fromkeys(map(tuple, args.size))]
     name = args.name or args.checkpoint.resolve().parent.name
-    rows = check_parity(name, artifact, args.checkpoint, (height, width), args.engines, args.images, args.part)
+    rows = check_parity(name, artifact, args.checkpoint, sizes, args.engines, args.images, args.part)
     record = merge_record(record, {"rows": list(rows)})
     save_json(record, args.out)
     CONSOLE.print(record_markdown(record), soft_wrap=True, markup=False, highlight=False)

@@ -34,7 +34,7 @@ def check_parity(
     name: str,
     artifact: Artifact,
     checkpoint: Path,
-    size: tuple[int, int],
+    sizes: Sequence[tuple[int, int]],
     engines: Sequence[str],
     images: int = 8,
     part: str = "backbone",
@@ -45,7 +45,7 @@ def check_parity(
         name: Name of the model in the rows.
         artifact: The quantized model; its config's test set is used.
         checkpoint: The checkpoint of the artifact.
-        size: Height and width of the exported model.
+        sizes: Heights and widths of the exported images.
         engines: Names of engines, ``'onnxruntime'`` or ``'openvino'``.
         images: Number of test images for the comparison of outputs.
         part: What is exported, a key of :data:`psaq_mm.deployment.artifact.PARTS`.
@@ -68,18 +68,20 @@ def check_parity(
         parts = artifact.parts(part)
         inputs = part_inputs(artifact, parts, first_batches(artifact, images))
         bits = "w{weight_bits}a{activation_bits}".format(**{**WIDTHS, **artifact.quantization})
-        row = {"model": name, "bits": bits, "size": f"{size[0]}x{size[1]}", "part": part}
+        labels = " ".join(f"{height}x{width}" for height, width in sizes)
+        row = {"model": name, "bits": bits, "size": labels, "part": part}
         # All exports come first, so that they fail before a long evaluation.
         deployed: dict[str, tuple[Path, Path, float]] = {}
         for engine in engines:
             kind = next(kind for kind, runs_on in RUNS_ON.items() if runs_on == engine)
             target = folder / f"{engine}{FORMATS[kind]}"
-            written = export(artifact, target, kind, [size], part=part)
+            written = export(artifact, target, kind, sizes, part=part)
             if written[-1].suffix != ".pth":
                 raise UsageError(
                     "this model has no separate backbone, so no host tool runs its export: use --part model"
                 )
-            noise = min(file_sqnr(one, file_of(target, one), engine, inputs[one.name]) for one in parts)
+            files = {one.name: [file_of(target, one, size) for size in several(sizes)] for one in parts}
+            noise = min(parts_sqnr(one, files[one.name], engine, inputs[one.name]) for one in parts)
             deployed[engine] = written[-2], written[-1], round(noise, 1)
         recorded = float_figures(checkpoint)
         if recorded:
@@ -89,6 +91,11 @@ def check_parity(
         for engine, (config, rest, noise) in deployed.items():
             metrics = figures(Config.fromfile(config), rest, folder / engine)
             yield {**row, "engine": engine, "sqnr_db": noise, "metrics": metrics}
+
+
+def several(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int] | None]:
+    """The sizes that file names contain: none if there is only one."""
+    return list(sizes) if len(sizes) > 1 else [None]
 
 
 def float_figures(checkpoint: Path) -> dict[str, float]:
@@ -121,13 +128,13 @@ def part_inputs(artifact: Artifact, parts: Sequence[StaticPart], batches: Iterab
 
 
 @torch.no_grad()
-def file_sqnr(part: StaticPart, file: Path, engine: str, inputs: Sequence[Tensor]) -> float:
+def parts_sqnr(part: StaticPart, files: Sequence[Path], engine: str, inputs: Sequence[Tensor]) -> float:
     """The lowest SQNR in dB of a part's outputs in an engine against the simulation, each over all inputs."""
     if part.input_shape is None:
-        backbone = RuntimeBackbone(str(file), engine)
+        backbone = RuntimeBackbone([str(file) for file in files], engine)
         found = [list(tensors(backbone(one))) for one in inputs]
     else:
-        session = open_session(engine, file)
+        session = open_session(engine, files[0])
         found = [list(tensors(run_rois(session, one))) for one in inputs]
     return lowest_sqnr([list(part.graph(one)) for one in inputs], found)
 

@@ -67,7 +67,7 @@ def test_a_short_run_from_any_folder_keeps_the_recorded_figures(model, tmp_path,
     pytest.importorskip("onnxruntime", reason="the extra [deploy] is not installed")
     artifact = tmp_path / "work" / "quantized.py", tmp_path / "work" / "quantized.pth"
     opened = Artifact(Config.fromfile(artifact[0]), artifact[1])
-    plain, simulated, *deployed = check_parity(model, opened, artifact[1], SIZES[model], ENGINES, part="model")
+    plain, simulated, *deployed = check_parity(model, opened, artifact[1], [SIZES[model]], ENGINES, part="model")
     assert (plain["engine"], simulated["engine"]) == ("float", "simulation") and len(deployed) == len(ENGINES)
     assert plain["metrics"][key] == pytest.approx(found[0], abs=1e-3)
     assert simulated["metrics"][key] == pytest.approx(found[1], abs=1e-3)
