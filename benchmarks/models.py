@@ -22,7 +22,7 @@ from psaq_mm.deployment.parts import static_parts
 from psaq_mm.engine.builder import build_pair
 from psaq_mm.engine.recipe import recipe_of
 from psaq_mm.errors import UsageError
-from psaq_mm.models import backbone_of, calibration_function, check_image_size
+from psaq_mm.models import calibration_function
 from psaq_mm.models.checkpoint import load_weights, read_checkpoint
 from psaq_mm.quantization import calibrating, freeze
 from psaq_mm.utils.atomic_files import save_json, writable_file
@@ -50,9 +50,8 @@ def main() -> int:
     if not recipe_of(cfg).get("quantization"):
         raise UsageError(f"{cfg.filename} has no dfq.quantization: give a recipe")
     cfg.merge_from_dict({"dfq.quantization.scope": "model"})
-    teacher, student = build_pair(cfg, args.random)
     size = args.size[0], args.size[1]
-    check_image_size(backbone_of(teacher)[1], size)
+    teacher, student = build_pair(cfg, args.random, size)
     with CONSOLE.status("timing"), threads(args.threads), tempfile.TemporaryDirectory() as folder:
         samples = args.samples or (2 if args.random else 32)
         batches = images_of(cfg, args, teacher, size, samples)

@@ -24,8 +24,10 @@ from ..models import (
     backbone_of,
     backbone_outputs,
     calibration_function,
+    check_image_size,
     image_channels,
     pixel_units,
+    policy_of,
     unreached,
     without_checkpointing,
     without_downloads,
@@ -129,13 +131,15 @@ def build_student(artifact: ConfigDict, teacher: nn.Module) -> nn.Module:
     return student
 
 
-def build_pair(cfg: Config, random: bool = False) -> tuple[nn.Module, nn.Module]:
+def build_pair(cfg: Config, random: bool = False, size: tuple[int, int] | None = None) -> tuple[nn.Module, nn.Module]:
     """Build the teacher and the student of a recipe, frozen; the student is not calibrated.
 
     Args:
         cfg: A recipe.
         random: Whether to keep the random initial weights, which suffice to measure times; else ``load_from`` is
             loaded.
+        size: Height and width of the images. If given, layers of a whole model that no image reaches stay FP, as in a
+            run (:func:`keep_unreached`).
 
     Raises:
         UsageError: The recipe names no checkpoint.
@@ -145,13 +149,18 @@ def build_pair(cfg: Config, random: bool = False) -> tuple[nn.Module, nn.Module]
     described = without_downloads(cfg.model)
     if cfg.get("data_preprocessor") is not None:
         described.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
-    artifact = artifact_model(ConfigDict(described), dict(recipe_of(cfg).get("quantization", {})))
+    quantization = dict(recipe_of(cfg).get("quantization", {}))
+    artifact = artifact_model(ConfigDict(described), quantization)
     with buildable(cfg, "model"):
         teacher = HOST_MODELS.build(copy.deepcopy(described))
     if not random:
         if not cfg.get("load_from"):
             raise UsageError("the recipe names no checkpoint: give --checkpoint, or --random for random weights")
         load_teacher(teacher, cfg.load_from, cfg, ", or give --random")
+    teacher.eval()
+    if size is not None:
+        check_image_size(backbone_of(teacher)[1], size)
+        keep_unreached(artifact, teacher, size, policy_of(quantization)[0])
     student = build_student(artifact, teacher)
     for model in (teacher, student):
         model.eval()
