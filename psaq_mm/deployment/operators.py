@@ -8,7 +8,8 @@ KINDS = ("products", "norms, softmax, GELU", "layout", "quantize", "rest")
 # Operator types in the engines' profiles, including fused and integer forms.
 OPERATORS = {
     "products": "MatMul FusedMatMul Gemm QGemm MatMulInteger MatMulIntegerToFloat QLinearMatMul DynamicQuantizeMatMul "
-    "Conv FusedConv QLinearConv ConvInteger NhwcFusedConv FullyConnected Convolution ConvTranspose Deconvolution",
+    "Conv FusedConv QLinearConv ConvInteger NhwcFusedConv FullyConnected FullyConnectedQuantizedLegacy Convolution "
+    "ConvolutionBackpropData ConvTranspose Deconvolution",
     "norms, softmax, GELU": "LayerNormalization SkipLayerNormalization MVN Softmax QLinearSoftmax Gelu BiasGelu Erf",
     "layout": "Transpose Reshape Split VariadicSplit Concat Concatenation Slice StridedSlice Gather Pad Squeeze "
     "Unsqueeze Expand Reorder Roll ReorderInput ReorderOutput DepthToSpace",
