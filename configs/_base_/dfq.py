@@ -41,7 +41,7 @@ dfq = dict(
         batch_size=8,
         relative_lr=dict(weight=3e-3, bias=5e-4, scale=1e-2),
         discrepancy=dict(form='mae'),
-        # None: class scores in scope 'model', else the backbone's outputs.
+        # None: class scores of detectors and segmentors in scope 'model', else the backbone's.
         distill_on=None),
     # Below 8 bits, outliers are worth less than the steps they cost; at 4 the step decides everywhere.
     by_bits=dict(

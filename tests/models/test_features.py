@@ -237,3 +237,15 @@ def test_a_model_without_blocks_says_so():
     model.backbone = nn.Identity()
     with pytest.raises(UsageError, match="no transformer blocks"):
         output_function("blocks", model)
+
+
+@pytest.mark.parametrize(("kind", "level"), [("segmentor", "logits"), ("classifier", "backbone")])
+@torch.no_grad()
+def test_heads_with_hidden_layers_are_compared_by_default_if_they_are_quantized(kind, level, images):
+    config = SCORED[kind][0]
+    init_default_scope(config["type"].partition(".")[0])
+    model = random_weights(MODELS.build(copy.deepcopy(config)))
+    for scope, expected in (("model", level), ("backbone", "backbone")):
+        found = output_function(None, model, scope)(model, images)
+        same = output_function(expected, model)(model, images)
+        assert len(found) == len(same) and all(torch.equal(a, b) for a, b in zip(found, same, strict=True))

@@ -24,7 +24,7 @@ class DistillLoop(StageLoop):
         generator: The keys of :class:`psaq_mm.distillation.ImageGenerator`.
         discrepancy: The keys of :class:`psaq_mm.generation.Discrepancy`.
         distill_on: The outputs that are compared: ``'backbone'``, ``'blocks'``, ``'neck'`` or ``'logits'``; None for
-            ``'logits'`` in scope ``model``, else ``'backbone'``.
+            ``'logits'`` of detectors and segmentors in scope ``model``, else ``'backbone'``.
         lr: No longer accepted; it held absolute rates of weights and biases in earlier versions.
         **settings: The fields of :class:`psaq_mm.distillation.CycleSettings`.
 

@@ -79,8 +79,7 @@ def output_function(level: str | None, teacher: nn.Module, scope: str = "backbon
     """The function ``(model, images) -> list of tensors`` of a feature level.
 
     Args:
-        level: A key of :data:`FEATURE_LEVELS`; None for ``'logits'`` if heads are quantized too and the model is one
-            whose logits can be compared, else ``'backbone'``.
+        level: A key of :data:`FEATURE_LEVELS`; None for :func:`default_function`.
         teacher: The FP model, which shows which parts there are.
         scope: What is quantized, ``'backbone'`` or ``'model'``.
 
@@ -95,8 +94,13 @@ def output_function(level: str | None, teacher: nn.Module, scope: str = "backbon
 
 
 def default_function(scope: str, teacher: nn.Module) -> OutputFunction:
-    """The function of ``logits`` in scope ``model``, so that heads are trained too, else that of ``backbone``."""
-    if scope == "model":
+    """The function of level ``logits`` if heads with hidden layers are quantized, else that of ``backbone``.
+
+    Heads are trained only if their outputs are compared. That of a classifier is one layer, and its logits say less
+    about the backbone than its features.
+    """
+    kinds = {host_name(base) for base in type(teacher).__mro__}
+    if scope == "model" and CLASSIFIER not in kinds:
         with suppress(UsageError):  # DETRs
             return logits_function(teacher)
     return backbone_outputs
