@@ -297,8 +297,8 @@ def export(
         weights: Storage type of 4-bit weights: ``'int8'`` or ``'int4'``.
 
     Returns:
-        The written files. For a model of a config that has a backbone, the last two are a config and a checkpoint
-        with which the hosts' tools run the exported file.
+        The written files. For a model of a config that has a backbone, and for ``part='model'``, the last two are a
+        config and a checkpoint with which the hosts' tools run the exported files.
 
     Raises:
         UsageError: The suffix or the size is not valid.
@@ -307,6 +307,8 @@ def export(
     if isinstance(source, nn.Module):
         raise UsageError("a bare module has no record to export: give the Result, or the folder that it was saved to")
     sizes = size if isinstance(size, list) else [(size, size) if isinstance(size, int) else size]
+    if not sizes or not all(isinstance(one, (tuple, list)) and len(one) == 2 for one in sizes):
+        raise UsageError(f"size {size!r} is not valid: give a number, (height, width), or a list of such pairs")
     target = Path(target)
     kinds = {suffix: kind for kind, suffix in FORMATS.items()}
     if target.suffix not in kinds:
@@ -321,6 +323,8 @@ def export(
         body = getattr(source.model, "backbone", source.model)  # timm models are exported with their classifier
         if len(sizes) != 1:
             raise UsageError("a model in memory is exported in one size: call export once for each")
+        if part != "backbone":
+            raise UsageError(f"a model in memory is exported as it was quantized: for part={part!r}, quantize a config")
         check_image_size(body, sizes[0])
         check_target(target, kind)
         options: dict[str, Any] = {"batch": batch, "weights": weights, "channels": image_channels(body)}

@@ -23,6 +23,8 @@ __all__ = [
     "positive",
     "read_config",
     "run_tool",
+    "sizes_argument",
+    "sizes_of",
 ]
 
 CONSOLE = Console()
@@ -37,6 +39,24 @@ def common_arguments(parser: argparse.ArgumentParser) -> None:
         "--cfg-options", nargs="+", action=DictAction, default={}, help="key=value, as in mmdet's tools"
     )
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+
+
+def sizes_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--size H W``, which may be given several times; :func:`sizes_of` reads it."""
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        required=True,
+        action="append",
+        metavar=("H", "W"),
+        help="height and width of the images; several times for several sizes in one deployment",
+    )
+
+
+def sizes_of(args: argparse.Namespace) -> list[tuple[int, int]]:
+    """The different sizes of :func:`sizes_argument`."""
+    return [(height, width) for height, width in dict.fromkeys(map(tuple, args.size))]
 
 
 def benchmark_arguments(parser: argparse.ArgumentParser, out: str) -> None:

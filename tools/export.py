@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from psaq_mm.cli import CONSOLE, positive, read_config, run_tool
+from psaq_mm.cli import CONSOLE, positive, read_config, run_tool, sizes_argument, sizes_of
 from psaq_mm.deployment import DEFAULT_OPSET, STORAGE
 from psaq_mm.deployment.artifact import PARTS, Artifact
 from psaq_mm.deployment.export import FORMATS, export
@@ -19,15 +19,7 @@ def main() -> int:
     parser.add_argument("config", help="quantized.py of a work dir")
     parser.add_argument("checkpoint", help="quantized.pth of a work dir")
     parser.add_argument("--format", choices=FORMATS, default="onnx")
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        required=True,
-        action="append",
-        metavar=("H", "W"),
-        help="height and width of the images; several times for several sizes in one deployment",
-    )
+    sizes_argument(parser)
     parser.add_argument("--batch", type=positive, default=1, help="images in a batch (default: 1)")
     parser.add_argument(
         "--part",
@@ -47,9 +39,8 @@ def main() -> int:
     args = parser.parse_args(namespace=argparse.Namespace(cfg_options={}, work_dir=None))
     writable_file(args.out)
     artifact = Artifact(read_config(args), args.checkpoint)
-    sizes = [(height, width) for height, width in dict.fromkeys(map(tuple, args.size))]
     options = args.batch, args.part, args.opset, args.weights
-    for path in export(artifact, args.out, args.format, sizes, *options):
+    for path in export(artifact, args.out, args.format, sizes_of(args), *options):
         CONSOLE.print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB", soft_wrap=True)
     return 0
 

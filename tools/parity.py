@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from psaq_mm.cli import CONSOLE, positive, read_config, run_tool
+from psaq_mm.cli import CONSOLE, positive, read_config, run_tool, sizes_argument, sizes_of
 from psaq_mm.deployment import ENGINES
 from psaq_mm.deployment.artifact import PARTS, Artifact
 from psaq_mm.engine.parity import check_parity
@@ -20,15 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="quantized.py of a work dir")
     parser.add_argument("checkpoint", type=Path, help="quantized.pth of a work dir")
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        required=True,
-        action="append",
-        metavar=("H", "W"),
-        help="height and width of the exported images; several times for several sizes",
-    )
+    sizes_argument(parser)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--part", choices=PARTS, default="backbone", help="what is exported (default: backbone)")
     parser.add_argument("--images", type=positive, default=8, help="whose outputs are compared (default: 8)")
@@ -38,9 +30,8 @@ def main() -> int:
     args = parser.parse_args(namespace=argparse.Namespace(cfg_options={}, work_dir=None))
     record = read_record(writable_file(args.out), "parity")
     artifact = Artifact(read_config(args), args.checkpoint)
-    sizes = [(height, width) for height, width in dict.fromkeys(map(tuple, args.size))]
     name = args.name or args.checkpoint.resolve().parent.name
-    rows = check_parity(name, artifact, args.checkpoint, sizes, args.engines, args.images, args.part)
+    rows = check_parity(name, artifact, args.checkpoint, sizes_of(args), args.engines, args.images, args.part)
     record = merge_record(record, {"rows": list(rows)})
     save_json(record, args.out)
     CONSOLE.print(record_markdown(record), soft_wrap=True, markup=False, highlight=False)

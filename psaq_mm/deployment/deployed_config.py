@@ -14,11 +14,8 @@ from mmengine.config import Config
 from ..models.hosts import named
 from ..utils.atomic_files import save_tensors, save_with
 from .artifact import Artifact
-from .parts import IMAGES
+from .parts import IMAGES, TRAINING_PARTS
 from .runtime import layers_of
-
-# Parts that the hosts use in training alone.
-TRAINING_PARTS = ("auxiliary_head",)
 
 
 @dataclass(frozen=True)
@@ -36,17 +33,33 @@ class ExportedPart:
     file: str
 
 
-def save_deployment(artifact: Artifact, target: Path, engine: str, parts: Sequence[ExportedPart]) -> tuple[Path, Path]:
-    """Write a config that runs exported files, and a checkpoint with the weights of all other parts.
+@dataclass(frozen=True)
+class Deployment:
+    """The config and the checkpoint with which the host's tools run exported files.
+
+    Attributes:
+        text: The text of the config.
+        checkpoint: ``meta`` and the weights of all parts that are not exported.
+    """
+
+    text: str
+    checkpoint: dict[str, Any]
+
+    def save(self, target: Path) -> tuple[Path, Path]:
+        """Write ``NAME.py`` and ``NAME.pth`` beside an exported file, and return their paths."""
+        config, checkpoint = target.with_suffix(".py"), target.with_suffix(".pth")
+        save_with(lambda path: path.write_text(self.text, encoding="utf-8"), config)
+        save_tensors(self.checkpoint, checkpoint)
+        return config, checkpoint
+
+
+def deployment_of(artifact: Artifact, engine: str, parts: Sequence[ExportedPart]) -> Deployment:
+    """Make the config and the checkpoint of a deployment.
 
     Args:
         artifact: The quantized model.
-        target: The exported file, which gives the names ``NAME.py`` and ``NAME.pth``.
         engine: The engine that runs the files.
         parts: The exported parts; that of the images has an entry for each size.
-
-    Returns:
-        The config and the checkpoint.
     """
     plain = copy.deepcopy(artifact.cfg.to_dict())
     covers = tuple(dict.fromkeys(name for part in parts for name in part.covers))
@@ -54,13 +67,10 @@ def save_deployment(artifact: Artifact, target: Path, engine: str, parts: Sequen
     plain["model"] = model_config(plain["model"], parts, engine, whole)
     if not whole and "quantization" in plain["model"]:  # scope model: the other parts stay quantized in torch
         plain["model"]["quantization"] = quantization_without(artifact, covers)
-    config, checkpoint = target.with_suffix(".py"), target.with_suffix(".pth")
     text = Config(plain).pretty_text
     for part in parts:
         text = text.replace(repr(placeholder(part.file)), beside_the_config(part.file))
-    save_with(lambda path: path.write_text(text, encoding="utf-8"), config)
-    save_tensors({"meta": artifact.meta, "state_dict": kept_state(artifact, covers, whole)}, checkpoint)
-    return config, checkpoint
+    return Deployment(text, {"meta": artifact.meta, "state_dict": kept_state(artifact, covers, whole)})
 
 
 def model_config(model: dict[str, Any], parts: Sequence[ExportedPart], engine: str, whole: bool) -> dict[str, Any]:
@@ -75,22 +85,21 @@ def model_config(model: dict[str, Any], parts: Sequence[ExportedPart], engine: s
     files = [placeholder(part.file) for part in parts if part.name == IMAGES]
     backbone = {"type": "psaq_mm.RuntimeBackbone", "file": files[0] if len(files) == 1 else files, "engine": engine}
     covers = {name for part in parts for name in part.covers}
+    if "model" in covers:
+        return without_backbone(model, backbone)
     if whole and "quantization" in model:
         model["type"] = model.pop("host")
         del model["quantization"]
-    if "model" in covers:
-        return without_backbone(model, backbone)
     model["backbone"] = backbone
     if "neck" in covers:
         model["neck"] = None
     if whole:
         for name in TRAINING_PARTS:
             model.pop(name, None)
-    for name in sorted(covers - {"backbone", "neck"}):
-        if not name.startswith("roi_head."):
-            described = model[name]
-            heads = [runtime_head(one) for one in (described if isinstance(described, list) else [described])]
-            model[name] = heads if isinstance(described, list) else heads[0]
+    for name in {name.partition(".")[0] for name in covers} - {"backbone", "neck", "roi_head"}:
+        key = name if name in model else "rpn_head"  # the key of mmdet's RPN, which names the module bbox_head
+        cascade = isinstance(model[key], list)
+        model[key] = [runtime_head(one) for one in model[key]] if cascade else runtime_head(model[key])
     rois = {part.name: placeholder(part.file) for part in parts if part.name != IMAGES}
     for kind in dict.fromkeys(name.partition(".")[0] for name in rois):
         described = model["roi_head"][kind]
@@ -118,10 +127,9 @@ def without_backbone(model: dict[str, Any], backbone: dict[str, Any]) -> dict[st
 
 def runtime_head(head: dict[str, Any], **options: str) -> dict[str, Any]:
     """The config of a head whose results come from a file."""
-    arguments = copy.deepcopy(head)
-    kind, scope = named(arguments.pop("type")), arguments.pop("_scope_", None)
+    arguments = copy.deepcopy(head)  # with _scope_, in which the head's class, losses and layers are looked up
+    host = named(arguments.pop("type"))
     arguments.pop("init_cfg", None)
-    host = f"{scope}.{kind}" if scope and "." not in kind else kind
     return {"type": "psaq_mm.RuntimeHead", "host": host, **options, **arguments}
 
 
@@ -130,13 +138,12 @@ def kept_state(artifact: Artifact, covers: Sequence[str], whole: bool) -> dict[s
 
     Heads keep the constants that stand beside their layers and that the host's code uses.
     """
-    dropped = [*TRAINING_PARTS] if whole else []
-    for name in covers:
-        head: Any = artifact.model.get_submodule(name)
-        inside = name.rpartition(".")[2].isdigit() or name.endswith("head")
-        dropped += [f"{name}.{child}" for child in layers_of(head)] if inside else [name]
     if "model" in covers:
         return {}
+    dropped = [*TRAINING_PARTS] if whole else []
+    for name in covers:
+        layers = layers_of(artifact.model.get_submodule(name))
+        dropped += [name] if name in ("backbone", "neck") else [f"{name}.{child}" for child in layers]
     return {key: one for key, one in artifact.state.items() if not any(is_inside(key, name) for name in dropped)}
 
 

@@ -94,9 +94,13 @@ class OpenVINOSession:
         options["PERF_COUNT"] = profile
         if threads:
             options["INFERENCE_NUM_THREADS"] = threads
-        self.model = openvino.Core().compile_model(str(file), "CPU", options)
+        core = openvino.Core()
+        read = core.read_model(str(file))
+        # Of the model as read: outputs of the compiled one may have internal names.
+        names = [one.get_any_name() for one in read.outputs]
+        self.model = core.compile_model(read, "CPU", options)
         self.shape = fixed(openvino_shape(self.model.inputs[0]), file)
-        self.outputs = {one.get_any_name(): openvino_shape(one) for one in self.model.outputs}
+        self.outputs = dict(zip(names, map(openvino_shape, self.model.outputs), strict=True))
         self.request = self.model.create_infer_request()
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ from ..models import backbone_of, check_image_size
 from ..utils.atomic_files import save_with
 from . import DEFAULT_OPSET, save_onnx
 from .artifact import Artifact
-from .deployed_config import ExportedPart, save_deployment
+from .deployed_config import ExportedPart, deployment_of
 from .parts import IMAGES, StaticPart
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
@@ -49,7 +49,7 @@ def export(
 
     Returns:
         The written files: those of the engine (with the ``.bin`` beside an ``.xml``), and last ``NAME.py`` and
-        ``NAME.pth``; the latter are missing for a network without a backbone that is no ``TimmClassifier``.
+        ``NAME.pth``. The latter are missing for a network without a backbone, unless ``part`` is ``'model'``.
 
     Raises:
         UsageError: The suffix of the target does not fit ``kind``, a size does not fit the backbone, or the model has
@@ -65,11 +65,11 @@ def export(
         for size in sizes if one.name == IMAGES else sizes[:1]:
             path = file_of(target, one, size if len(sizes) > 1 else None)
             converted.append((one, path, artifact.onnx(one, size, batch, opset, weights)))
-    written = [file for _, path, proto in converted for file in write_model(proto, path, kind)]
-    if name != "backbone" and part != "model":
-        return written
     exported = [ExportedPart(one.name, one.covers, path.name) for one, path, _ in converted]
-    return [*written, *save_deployment(artifact, target, RUNS_ON[kind], exported)]
+    runs = name == "backbone" or part == "model"
+    deployment = deployment_of(artifact, RUNS_ON[kind], exported) if runs else None
+    written = [file for _, path, proto in converted for file in write_model(proto, path, kind)]
+    return [*written, *(deployment.save(target) if deployment else ())]
 
 
 def file_of(target: Path, part: StaticPart, size: tuple[int, int] | None = None) -> Path:

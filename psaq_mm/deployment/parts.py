@@ -23,9 +23,11 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..models import backbone_of
-from ..models.features.levels import CLASSIFIER, SEGMENTOR
-from ..models.hosts import host_name
+from ..models.features.levels import CASCADE, CLASSIFIER, SEGMENTOR
+from ..models.hosts import host_name, kinds_of, modules_of
 
+# What the hosts use in training alone.
+TRAINING_PARTS = ("auxiliary_head",)
 SINGLE_STAGE, TWO_STAGE = "mmdet.SingleStageDetector", "mmdet.TwoStageDetector"
 # RoI heads whose code calls bbox_head and mask_head on RoI features alone.
 ROI_HEADS = ("mmdet.StandardRoIHead", "mmdet.CascadeRoIHead")
@@ -78,9 +80,17 @@ def flatten(name: str, value: Any) -> dict[str, Tensor]:
     """The tensors of nested sequences by place; the inverse of :func:`nest`.
 
     Example: ``flatten('head', [[a, b], [c]])`` is ``{'head.0.0': a, 'head.0.1': b, 'head.1.0': c}``.
+
+    Raises:
+        UsageError: There is something else, such as a mapping or None.
     """
     if isinstance(value, Tensor):
         return {name: value}
+    if not isinstance(value, (list, tuple)):
+        raise UsageError(
+            f"{name} is a {type(value).__name__}, not a tensor or a list of tensors, and cannot be exported: use "
+            "--part backbone or backbone+neck"
+        )
     return {key: one for i, part in enumerate(value) for key, one in flatten(f"{name}.{i}", part).items()}
 
 
@@ -138,11 +148,6 @@ class HeadPart(nn.Module):
         return {HEAD: self.head(x)}
 
 
-def kinds_of(module: nn.Module) -> set[str]:
-    """Library and class of a module and of its base classes, e.g. ``{'mmdet.MaskRCNN', 'mmdet.TwoStageDetector'}``."""
-    return {host_name(base) for base in type(module).__mro__}
-
-
 def static_parts(model: Any) -> list[StaticPart]:
     """The static parts of a model, that of the images first.
 
@@ -156,38 +161,55 @@ def static_parts(model: Any) -> list[StaticPart]:
     name, backbone = backbone_of(model)
     if name != "backbone":  # a network with its classifier
         return [StaticPart(IMAGES, (name,), FlatOutputs(HeadPart(backbone)))]
-    neck, kinds = getattr(model, "neck", None), kinds_of(model)
+    kinds = kinds_of(model)
     if TWO_STAGE in kinds:
-        return [image_part(model, neck, ["rpn_head"], features=True), *roi_parts(model)]
-    if SINGLE_STAGE in kinds:
-        return [image_part(model, neck, ["bbox_head"])]
-    if SEGMENTOR in kinds and hasattr(model, "decode_head"):
-        return [image_part(model, neck, ["decode_head"])]
-    if CLASSIFIER in kinds:
-        return [image_part(model, neck, ["head"])]
-    return [image_part(model, neck, [], features=True)]
+        parts = [image_part(model, "rpn_head", features=True), *roi_parts(model)]
+    elif SINGLE_STAGE in kinds:
+        parts = [image_part(model, "bbox_head")]
+    elif SEGMENTOR in kinds and hasattr(model, "decode_head"):
+        parts = [image_part(model, "decode_head")]
+    elif CLASSIFIER in kinds:
+        parts = [image_part(model, "head")]
+    else:
+        return [image_part(model, None, features=True)]
+    covered = {name.partition(".")[0] for part in parts for name in part.covers}
+    left = [key for key, one in model.named_children() if key not in (*covered, *TRAINING_PARTS) and has_layers(one)]
+    if left:
+        raise not_exported(left[0], getattr(model, left[0]))
+    return parts
 
 
-def image_part(model: Any, neck: nn.Module | None, names: Sequence[str], features: bool = False) -> StaticPart:
+def has_layers(module: nn.Module) -> bool:
+    """Whether a module has parameters."""
+    return any(True for _ in module.parameters())
+
+
+def not_exported(name: str, module: nn.Module) -> UsageError:
+    """The error about a part of a model that no graph can compute."""
+    return UsageError(
+        f"{name} ({type(module).__name__}) does not compute its results from feature maps or RoI features alone and "
+        "cannot be exported: use --part backbone or backbone+neck"
+    )
+
+
+def image_part(model: Any, head: str | None, features: bool = False) -> StaticPart:
     """The part of the images.
 
     Args:
         model: The model.
-        neck: Its neck.
-        names: Names of its dense heads.
+        head: Name of its dense head, or of those of a cascade.
         features: Whether the feature maps are outputs.
     """
-    heads = [(name, one) for name in names for one in modules_of(getattr(model, name, None))]
-    for index, (name, head) in enumerate(heads):
-        wanted = required_arguments(head)
-        if wanted != 1 + (index > 0):
-            raise UsageError(
-                f"{name} {type(head).__name__} takes {wanted} inputs, so that no graph from image to its outputs can "
-                "be exported: use --part backbone or backbone+neck"
-            )
-    covers = ["backbone", *(["neck"] if neck is not None else []), *dict(heads)]
-    graph = ImagePart(model.backbone, neck, [head for _, head in heads], features or not heads)
-    return StaticPart(IMAGES, tuple(covers), FlatOutputs(graph))
+    neck = getattr(model, "neck", None)
+    found = getattr(model, head, None) if head else None
+    heads = modules_of(found)
+    names = [f"{head}.{index}" for index in range(len(heads))] if isinstance(found, nn.ModuleList) else [str(head)]
+    for index, one in enumerate(heads):
+        usual = index == 0 or getattr(type(one).predict, "__module__", None) == CASCADE
+        if not usual or required_arguments(one) != 1 + (index > 0):
+            raise not_exported(names[index], one)
+    covers = ("backbone", *(["neck"] if neck is not None else []), *names[: len(heads)])
+    return StaticPart(IMAGES, covers, FlatOutputs(ImagePart(model.backbone, neck, heads, features or not heads)))
 
 
 def roi_parts(model: Any) -> list[StaticPart]:
@@ -212,18 +234,10 @@ def roi_parts(model: Any) -> list[StaticPart]:
         ):
             name = f"{kind}.{index}" if cascade else kind
             if required_arguments(head) != 1:
-                raise UsageError(
-                    f"{name} {type(head).__name__} takes {required_arguments(head)} inputs and cannot be exported: use "
-                    "--part backbone or backbone+neck"
-                )
+                raise not_exported(name, head)
             shape = extractor.out_channels, *extractor.roi_layers[0].output_size
             found.append(StaticPart(name, (f"roi_head.{name}",), FlatOutputs(HeadPart(head)), shape))
     return found
-
-
-def modules_of(value: Any) -> list[Any]:
-    """One module or several, in a list; empty for None."""
-    return list(value) if isinstance(value, nn.ModuleList) else [value] if value is not None else []
 
 
 def required_arguments(module: nn.Module) -> int:

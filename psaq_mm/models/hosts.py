@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 from mmengine.registry import MODELS as HOST_MODELS
 from torch import nn
@@ -29,6 +30,16 @@ def host_class(kind: str | type, scope: str | None = None) -> type[nn.Module] | 
 def host_name(cls: type) -> str:
     """Library and class: ``'mmseg.VisionTransformer'``."""
     return short_name(f"{cls.__module__}.{cls.__name__}")
+
+
+def kinds_of(module: nn.Module) -> set[str]:
+    """Library and class of a module and of its base classes, e.g. ``{'mmdet.MaskRCNN', 'mmdet.TwoStageDetector'}``."""
+    return {host_name(base) for base in type(module).__mro__}
+
+
+def modules_of(value: Any) -> list[Any]:
+    """One module or several of a ModuleList, in a list; empty for None."""
+    return list(value) if isinstance(value, nn.ModuleList) else [value] if value is not None else []
 
 
 def short_name(full_name: str) -> str:

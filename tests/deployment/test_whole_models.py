@@ -15,6 +15,8 @@ from torch import nn
 
 from psaq_mm.deployment import ENGINES
 from psaq_mm.deployment.artifact import Artifact
+from psaq_mm.deployment.deployed_config import ExportedPart
+from psaq_mm.deployment.deployed_config import model_config as deployed_model_config
 from psaq_mm.deployment.export import FORMATS, RUNS_ON, export
 from psaq_mm.deployment.parts import flatten, nest, static_parts
 from psaq_mm.errors import UsageError
@@ -189,6 +191,22 @@ def test_the_files_are_converted_before_one_is_written(artifact_of, tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
+def semantic_head(model: Any) -> None:
+    model.semantic_head = nn.Conv2d(16, 3, 1)
+
+
+def point_head(model: Any) -> None:
+    model.decode_head[1].__class__ = type("PointHead", (type(model.decode_head[1]),), {"predict": point_predict})
+
+
+def point_predict(*args: Any) -> None:
+    """As that of PointRend, which refines single points."""
+
+
+def none_as_output(model: Any) -> None:
+    model.bbox_head.forward = lambda x: (x, None)
+
+
 def other_roi_head(model: Any) -> None:
     model.roi_head.mask_iou_head = nn.Identity()
 
@@ -201,7 +219,9 @@ def head_of_two_inputs(model: Any) -> None:
     ("kind", "change", "message"),
     [
         pytest.param("mask_rcnn", other_roi_head, "roi_head StandardRoIHead with mask_iou_head cannot", id="mask-iou"),
-        pytest.param("gfl", head_of_two_inputs, "bbox_head GFLHead takes 2 inputs", id="two-inputs"),
+        pytest.param("mask_rcnn", semantic_head, "semantic_head .Conv2d. does not compute", id="panoptic"),
+        pytest.param("cascade_segmentor", point_head, "decode_head.1 .PointHead. does not compute", id="point-rend"),
+        pytest.param("gfl", head_of_two_inputs, "bbox_head .GFLHead. does not compute", id="two-inputs"),
     ],
 )
 def test_heads_that_cannot_be_exported_are_named(kind, change, message):
@@ -221,3 +241,30 @@ def test_nested_outputs_and_their_names():
     assert [int(one) for one in nest("head", eleven)] == list(range(11))
     single = torch.zeros(1)
     assert nest("head", flatten("head", single)) is single
+
+
+def test_outputs_that_are_no_tensors_are_named():
+    model = build(model_config("gfl"))
+    none_as_output(model)
+    (part,) = static_parts(model)
+    with pytest.raises(UsageError, match="head.1 is a NoneType, not a tensor"):
+        part.graph(torch.zeros(1, 3, *SIZE))
+
+
+@torch.no_grad()
+def test_a_timm_classifier_with_a_float_head_is_deployed(tmp_path):
+    artifact = calibrated_artifact("timm_classifier", tmp_path / "run", scope="backbone")
+    model, _ = deployed(artifact, tmp_path, "onnxruntime", [SIZE])
+    images = part_inputs(artifact.model)["images"]
+    assert sqnr(artifact.model(images), model(images)) > SQNR
+
+
+def test_names_and_scopes_in_the_deployed_config():
+    """mmdet's RPN names its head otherwise in the config; a head of another library keeps its scope."""
+    head = {**copy.deepcopy(KINDS["mask_rcnn"]["rpn_head"]), "_scope_": "mmdet"}
+    config = {"type": "psaq_mm.QuantizedModel", "host": "RPN", "quantization": {}, "backbone": {}, "rpn_head": head}
+    found = deployed_model_config(
+        config, [ExportedPart("images", ("backbone", "bbox_head"), "a.onnx")], "openvino", True
+    )
+    assert (found["type"], found["rpn_head"]["type"]) == ("RPN", "psaq_mm.RuntimeHead")
+    assert (found["rpn_head"]["host"], found["rpn_head"]["_scope_"]) == ("RPNHead", "mmdet")

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ..adapters.declaration import transformer_blocks
 from ..backbones import backbone_of
-from ..hosts import host_name
+from ..hosts import kinds_of, modules_of
 from .detectors import detector_outputs, is_one_stage, one_stage_logits, tensors
 from .two_stage import CalibrationOutputs, DetectorLogits, has_usual_heads
 
 OutputFunction = Callable[[nn.Module, Tensor], list[Tensor]]
+# The module of mmseg whose predict hands the output of each stage to the next.
+CASCADE = "mmseg.models.decode_heads.cascade_decode_head"
 # A name instead of the class, since a detector's recipe needs neither library.
 CLASSIFIER, SEGMENTOR, DETECTOR = "mmpretrain.BaseClassifier", "mmseg.BaseSegmentor", "mmdet.BaseDetector"
 
@@ -63,16 +65,23 @@ def segmentor_logits(model: Any, images: Tensor) -> list[Tensor]:
     Auxiliary heads, which only training uses, do not run.
     """
     features = model.extract_feat(images)
-    first, *later = _heads(model.decode_head)
+    first, *later = modules_of(model.decode_head)
     logits = first(features)
     for head in later:
         logits = head(features, logits)
     return [logits]
 
 
-def _heads(heads: Any) -> list[Any]:
-    """One head or several, in a list."""
-    return list(heads) if isinstance(heads, nn.ModuleList) else [heads]
+def segmentor_function(teacher: Any) -> OutputFunction:
+    """:func:`segmentor_logits`, for a segmentor each of whose heads computes the class scores of the whole image.
+
+    Raises:
+        UsageError: A head does not, such as that of PointRend.
+    """
+    for head in modules_of(teacher.decode_head)[1:]:
+        if getattr(type(head).predict, "__module__", None) != CASCADE:
+            raise UsageError(f"{type(head).__name__} has no class scores of the whole image: use scope 'backbone'")
+    return segmentor_logits
 
 
 def output_function(level: str | None, teacher: nn.Module, scope: str = "backbone") -> OutputFunction:
@@ -99,7 +108,7 @@ def default_function(scope: str, teacher: nn.Module) -> OutputFunction:
     Heads are trained only if their outputs are compared. That of a classifier is one layer, and its logits say less
     about the backbone than its features.
     """
-    kinds = {host_name(base) for base in type(teacher).__mro__}
+    kinds = kinds_of(teacher)
     if scope == "model" and CLASSIFIER not in kinds:
         with suppress(UsageError):  # DETRs
             return logits_function(teacher)
@@ -139,11 +148,11 @@ def logits_function(teacher: nn.Module) -> OutputFunction:
     Raises:
         UsageError: The model is none whose logits can be compared.
     """
-    kinds = {host_name(base) for base in type(teacher).__mro__}
+    kinds = kinds_of(teacher)
     if CLASSIFIER in kinds:
         return classifier_logits
     if SEGMENTOR in kinds and hasattr(teacher, "decode_head"):
-        return segmentor_logits
+        return segmentor_function(teacher)
     return one_stage_logits if is_one_stage(teacher) else DetectorLogits(teacher)
 
 
@@ -162,9 +171,9 @@ def calibration_function(scope: str, teacher: nn.Module) -> OutputFunction:
     """
     if scope == "backbone":
         return backbone_outputs
-    kinds = {host_name(base) for base in type(teacher).__mro__}
+    kinds = kinds_of(teacher)
     if SEGMENTOR in kinds and hasattr(teacher, "decode_head"):
-        return segmentor_logits
+        return segmentor_function(teacher)
     if has_usual_heads(teacher):
         return CalibrationOutputs(teacher)
     return detector_outputs if DETECTOR in kinds else logits_function(teacher)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ..hosts import host_name
+from ..hosts import kinds_of, modules_of
 from .detectors import metas_of, tensors
 
 CONFIDENT, FEW = 0.05, 5
@@ -37,10 +37,10 @@ class DetectorLogits:
     """
 
     def __init__(self, teacher: Any, proposals: int = 64) -> None:
-        if not (hasattr(teacher, "rpn_head") and hasattr(teacher, "roi_head")):
+        if not has_usual_heads(teacher):
             raise UsageError(
-                f"{type(teacher).__name__} is no two-stage detector, one-stage detector, segmentor or classifier: "
-                "compare on 'backbone' or 'neck', not 'logits', and use scope 'backbone'"
+                f"{type(teacher).__name__} is no two-stage detector, one-stage detector, segmentor or classifier whose "
+                "logits can be compared: compare on 'backbone' or 'neck', not 'logits', and use scope 'backbone'"
             )
         self.teacher = teacher
         self.proposals = proposals
@@ -49,18 +49,13 @@ class DetectorLogits:
 
     def __call__(self, model: Any, images: Tensor) -> list[Tensor]:
         """Objectness maps of every level, then ``(images * proposals, classes + 1)``."""
-        features = model.neck(model.backbone(images))
+        features = model.extract_feat(images)
         objectness = list(model.rpn_head(features)[0])
         # The teacher's own features are reused: in another pass, taps would collect its tokens a second time.
         rois = self.rois(images, features if model is self.teacher else None)
-        head = model.roi_head.bbox_head
-        heads = list(head) if isinstance(head, nn.ModuleList) else [head]
-        extractor = model.roi_head.bbox_roi_extractor
-        extractors = list(extractor) if isinstance(extractor, nn.ModuleList) else [extractor]
-        scores = []
-        for one, extract in zip(heads, extractors, strict=True):
-            scores.append(one(extract(features[: extract.num_inputs], rois))[0])
-        return objectness + scores
+        heads = model.roi_head
+        stages = [(stage,) for stage in range(len(heads.bbox_head))] if is_cascade(heads) else [()]
+        return objectness + [heads._bbox_forward(*stage, features, rois)["cls_score"] for stage in stages]
 
     @torch.no_grad()
     def rois(self, images: Tensor, features: Sequence[Tensor] | None = None) -> Tensor:
@@ -71,7 +66,7 @@ class DetectorLogits:
             features: The outputs of its neck for them, where they are known.
         """
         if self._images is not images:
-            features = self.teacher.neck(self.teacher.backbone(images)) if features is None else features
+            features = self.teacher.extract_feat(images) if features is None else features
             found = proposals_of(self.teacher, features, images)
             self._images, self._rois = images, as_rois([one.bboxes[: self.proposals] for one in found])
         return self._rois
@@ -113,7 +108,9 @@ class CalibrationOutputs:
         outputs = list(tensors(model.rpn_head(features)))
         # The teacher's own features are reused: in another pass, taps would collect its tokens a second time.
         boxes = self.boxes(images, features if model is self.teacher else None)
-        heads, cascade = model.roi_head, isinstance(model.roi_head.bbox_head, nn.ModuleList)
+        heads, cascade = model.roi_head, is_cascade(model.roi_head)
+        if getattr(model, "with_semantic_head", False):
+            outputs.extend(tensors(model.semantic_head(features)))
         for stage, rois in enumerate(boxes.stages):
             found = heads._bbox_forward(*([stage] if cascade else []), features, rois)
             outputs.extend(tensors([found["cls_score"], found["bbox_pred"]]))
@@ -141,8 +138,7 @@ class CalibrationOutputs:
         stages: list[Tensor] = []
         # The extractors show which boxes each stage gets.
         handles = [
-            one.register_forward_pre_hook(lambda _, args: stages.append(args[1]))
-            for one in (extractors if isinstance(extractors, nn.ModuleList) else [extractors])
+            one.register_forward_pre_hook(lambda _, args: stages.append(args[1])) for one in modules_of(extractors)
         ]
         options = copy.deepcopy(heads.test_cfg)
         options.update(score_thr=0.0, max_per_img=best)
@@ -170,6 +166,11 @@ class CalibrationOutputs:
             )
 
 
+def is_cascade(heads: Any) -> bool:
+    """Whether RoI heads have several stages."""
+    return isinstance(heads.bbox_head, nn.ModuleList)
+
+
 def has_usual_heads(teacher: Any) -> bool:
     """Whether a detector has mmdet's usual proposal head, and box and mask heads that run as the standard ones."""
     rpn, heads = getattr(teacher, "rpn_head", None), getattr(teacher, "roi_head", None)
@@ -178,7 +179,7 @@ def has_usual_heads(teacher: Any) -> bool:
         for name in ("predict_bbox", "_bbox_forward", "_mask_forward")
     )
     usual = usual and bool(getattr(heads, "test_cfg", None))
-    return usual and "mmdet.RPNHead" in {host_name(base) for base in type(rpn).__mro__}
+    return usual and rpn is not None and "mmdet.RPNHead" in kinds_of(rpn)
 
 
 def proposals_of(teacher: Any, features: Sequence[Tensor], images: Tensor) -> list[Any]:
