@@ -86,7 +86,7 @@ class DeployConv2d(nn.Module):
 class DeployConvTranspose2d(nn.Module):
     """A ConvTranspose2d with stored integers.
 
-    Engines have no integer form of it. Where the kernel is a square of the stride's size, and nothing is cut off or
+    ONNX Runtime has no integer form of it. Where the kernel is a square of the stride's size, and nothing is cut off or
     added, each output pixel comes from one input pixel, so that a convolution of 1 x 1 computes all of them::
 
         y[o, k h + i, k w + j]  =  sum_c W[c, o, i, j] x[c, h, w] + b[o]
