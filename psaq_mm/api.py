@@ -323,8 +323,10 @@ def export(
         body = getattr(source.model, "backbone", source.model)  # timm models are exported with their classifier
         if len(sizes) != 1:
             raise UsageError("a model in memory is exported in one size: call export once for each")
-        if part != "backbone":
-            raise UsageError(f"a model in memory is exported as it was quantized: for part={part!r}, quantize a config")
+        if part != "backbone" and body is not source.model:
+            raise UsageError(
+                f"a model in memory is quantized and exported without its head: for part={part!r}, quantize a config"
+            )
         check_image_size(body, sizes[0])
         check_target(target, kind)
         options: dict[str, Any] = {"batch": batch, "weights": weights, "channels": image_channels(body)}

@@ -83,6 +83,8 @@ def test_it_is_exported(in_memory, tmp_path):
     import onnxruntime
 
     _, result, _ = in_memory
+    with pytest.raises(UsageError, match=r"size \[64, 64\] is not valid: give a number"):
+        psaq_mm.export(result, tmp_path / "vit.onnx", size=[SIZE, SIZE])
     (path,) = psaq_mm.export(result, tmp_path / "vit.onnx", size=SIZE)
     session = onnxruntime.InferenceSession(path)
     images = torch.randn(1, 3, SIZE, SIZE)
