@@ -85,7 +85,8 @@ class RuntimeBackbone(BaseModule):
                     math.ceil(own * mapped / whole)
                     for own, mapped, whole in zip(images.shape[2:], output.shape[2:], (height, width), strict=True)
                 )
-                output = output[:, :, :rows, :columns]
+                # Contiguous, because mmcv's RoIAlign on the CPU reads memory as if its input were.
+                output = output[:, :, :rows, :columns].contiguous()
             outputs[name] = output.to(images.device)
         features = tuple(output for name, output in outputs.items() if name.partition(".")[0] != HEAD)
         head = nest(HEAD, outputs)

@@ -162,6 +162,12 @@ def test_several_sizes_in_one_deployment(artifact_of, tmp_path):
         *features, head = model.backbone(torch.zeros(1, 3, 64, width))
         assert len(features) == 5 and features[0].shape[-1] == width // 4
         assert [len(one) for one in head] == [5, 5]
+    # The RoI heads get the features that they would get of maps without padding behind them.
+    features = model.backbone(torch.randn(1, 3, 64, 100, generator=torch.Generator().manual_seed(0)))
+    rois = torch.tensor([[0, 5.0, 7.0, 60.0, 50.0], [0, 40.0, 0.0, 99.0, 63.0]])
+    extract = model.roi_head.bbox_roi_extractor
+    copies = [one.clone(memory_format=torch.contiguous_format) for one in features[: extract.num_inputs]]
+    assert torch.equal(extract(features[: extract.num_inputs], rois), extract(copies, rois))
 
 
 def test_float_heads_are_exported_too(tmp_path):
