@@ -11,6 +11,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from psaq_mm.deployment.parts import static_parts
 from psaq_mm.engine.builder import build_student, keep_unreached
 from psaq_mm.errors import UsageError
 from psaq_mm.models import artifact_model, calibration_function, output_function, policy_of
@@ -213,3 +214,15 @@ def test_layers_that_the_recipe_keeps_float_need_no_further_override():
     policy = policy_of(quantization)[0]
     artifact = artifact_model(ConfigDict(copy.deepcopy(ONE_STAGE["tood"])), quantization)
     assert keep_unreached(artifact, teacher, SIZE, policy) == policy
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+@torch.no_grad()
+def test_the_export_goes_up_to_the_transformer(name):
+    init_default_scope("mmdet")
+    model: Any = random_weights(MODELS.build(ConfigDict(copy.deepcopy(TRANSFORMERS[name]))))
+    (part,) = static_parts(model)
+    assert part.covers == (("backbone", "neck") if getattr(model, "neck", None) is not None else ("backbone",))
+    images = torch.randn(1, 3, 64, 64)
+    expected = list(model.extract_feat(images))
+    assert all(torch.equal(a, b) for a, b in zip(part.graph(images), expected, strict=True))
