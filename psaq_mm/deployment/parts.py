@@ -164,7 +164,7 @@ def static_parts(model: Any) -> list[StaticPart]:
     kinds = kinds_of(model)
     if TWO_STAGE in kinds:
         parts = [image_part(model, "rpn_head", features=True), *roi_parts(model)]
-    elif SINGLE_STAGE in kinds:
+    elif SINGLE_STAGE in kinds and hasattr(model, "bbox_head"):  # Mask2Former is one without
         parts = [image_part(model, "bbox_head")]
     elif SEGMENTOR in kinds and hasattr(model, "decode_head"):
         parts = [image_part(model, "decode_head")]
