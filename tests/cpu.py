@@ -30,3 +30,7 @@ SATURATED_SQNR = 12
 needs_exact_sums = pytest.mark.skipif(
     not integer_sums_are_exact(), reason="OpenVINO reads INT4 weights on CPUs with VNNI or AMX only"
 )
+needs_exact_sums_of_random_weights = pytest.mark.skipif(
+    not integer_sums_are_exact(),
+    reason="before VNNI, OpenVINO saturates the sums of random weights, and crashed in a head with GroupNorm",
+)
