@@ -177,6 +177,8 @@ def run_here(capsys, monkeypatch):
     def run(tool: str, *arguments: str | Path) -> Outcome:
         monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
         main = runpy.run_path(str(ROOT / tool if "/" in tool else ROOT / "tools" / tool))["main"]
+        # Takes mmengine's warning of another default scope, that of a test before: no tool's process has one.
+        MMLogger.get_instance("run_here", log_level="ERROR")
         capsys.readouterr()
         code = cli.run_tool(main)
         captured = capsys.readouterr()
