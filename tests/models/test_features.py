@@ -64,7 +64,7 @@ def test_both_are_asked_about_the_teachers_proposals(teacher, other, images):
     outputs = output_function("logits", teacher)
     theirs, ours = outputs(teacher, images), outputs(other, images)
     assert [level.shape for level in theirs] == [level.shape for level in ours]
-    rois = outputs.rois(images)
+    rois = outputs.boxes(images).stages[0]
     features = other.extract_feat(images)
     extractor = other.roi_head.bbox_roi_extractor
     expected = other.roi_head.bbox_head(extractor(features[: extractor.num_inputs], rois))[0]
@@ -76,9 +76,9 @@ def test_both_are_asked_about_the_teachers_proposals(teacher, other, images):
 @torch.no_grad()
 def test_other_images_have_other_proposals(teacher, images):
     outputs = output_function("logits", teacher)
-    first = outputs.rois(images)
-    assert outputs.rois(images) is first
-    assert not torch.equal(outputs.rois(torch.randn(2, 3, 64, 64))[:5], first[:5])
+    first = outputs.boxes(images).stages[0]
+    assert outputs.boxes(images).stages[0] is first
+    assert not torch.equal(outputs.boxes(torch.randn(2, 3, 64, 64)).stages[0][:5], first[:5])
 
 
 SWIN = {"type": "SwinTransformer", "embed_dims": 16, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 4, 8)}

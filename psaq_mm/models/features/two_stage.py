@@ -22,7 +22,51 @@ _USUAL = ("mmdet.models.roi_heads.standard_roi_head", "mmdet.models.roi_heads.ca
 _warned: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-class DetectorLogits:
+@dataclass(frozen=True)
+class Boxes:
+    """The boxes on which the heads of a two-stage detector run, each ``(n, 5)``: image index, x1, y1, x2, y2.
+
+    Attributes:
+        stages: Those of each box head; one if the detector is no cascade.
+        masks: Those of the mask heads.
+    """
+
+    stages: list[Tensor]
+    masks: Tensor
+
+
+class TeachersBoxes:
+    """Finds the boxes of the float detector on a batch of images, once for both networks.
+
+    Args:
+        teacher: The FP detector.
+        proposals: How many of its best proposals of each image are used.
+    """
+
+    def __init__(self, teacher: Any, proposals: int = 64) -> None:
+        self.teacher, self.proposals = teacher, proposals
+        self._images: Tensor | None = None
+        self._boxes = Boxes([], torch.empty(0, 5))
+
+    @torch.no_grad()
+    def boxes(self, images: Tensor, features: Sequence[Tensor] | None = None) -> Boxes:
+        """The teacher's boxes on these images.
+
+        Args:
+            images: ``(images, channels, H, W)``.
+            features: The outputs of its neck for them, where they are known.
+        """
+        if self._images is not images:
+            features = self.teacher.extract_feat(images) if features is None else features
+            self._images, self._boxes = images, self._found(features, images)
+        return self._boxes
+
+    def _found(self, features: Sequence[Tensor], images: Tensor) -> Boxes:
+        proposals = proposals_of(self.teacher, features, images)
+        return Boxes([as_rois([one.bboxes[: self.proposals] for one in proposals])], torch.empty(0, 5))
+
+
+class DetectorLogits(TeachersBoxes):
     """Class logits of a two-stage detector of mmdet: the proposal head's, and the box head's on given proposals.
 
     Both networks compute logits on the teacher's proposals, taken without gradient: logits on the student's own would
@@ -42,50 +86,20 @@ class DetectorLogits:
                 f"{type(teacher).__name__} is no two-stage detector, one-stage detector, segmentor or classifier whose "
                 "logits can be compared: compare on 'backbone' or 'neck', not 'logits', and use scope 'backbone'"
             )
-        self.teacher = teacher
-        self.proposals = proposals
-        self._images: Tensor | None = None
-        self._rois = torch.empty(0, 5)
+        super().__init__(teacher, proposals)
 
     def __call__(self, model: Any, images: Tensor) -> list[Tensor]:
         """Objectness maps of every level, then ``(images * proposals, classes + 1)``."""
         features = model.extract_feat(images)
         objectness = list(model.rpn_head(features)[0])
         # The teacher's own features are reused: in another pass, taps would collect its tokens a second time.
-        rois = self.rois(images, features if model is self.teacher else None)
+        (rois,) = self.boxes(images, features if model is self.teacher else None).stages
         heads = model.roi_head
         stages = [(stage,) for stage in range(len(heads.bbox_head))] if is_cascade(heads) else [()]
         return objectness + [heads._bbox_forward(*stage, features, rois)["cls_score"] for stage in stages]
 
-    @torch.no_grad()
-    def rois(self, images: Tensor, features: Sequence[Tensor] | None = None) -> Tensor:
-        """The teacher's proposals on these images, ``(n, 5)``: image index, x1, y1, x2, y2.
 
-        Args:
-            images: ``(images, channels, H, W)``.
-            features: The outputs of its neck for them, where they are known.
-        """
-        if self._images is not images:
-            features = self.teacher.extract_feat(images) if features is None else features
-            found = proposals_of(self.teacher, features, images)
-            self._images, self._rois = images, as_rois([one.bboxes[: self.proposals] for one in found])
-        return self._rois
-
-
-@dataclass(frozen=True)
-class Boxes:
-    """The boxes on which the heads of a two-stage detector run, each ``(n, 5)``: image index, x1, y1, x2, y2.
-
-    Attributes:
-        stages: Those of each box head; one if the detector is no cascade.
-        masks: Those of the mask heads.
-    """
-
-    stages: list[Tensor]
-    masks: Tensor
-
-
-class CalibrationOutputs:
+class CalibrationOutputs(TeachersBoxes):
     """All outputs of a two-stage detector of mmdet, each head on the boxes that it gets in the float detector.
 
     The first box head gets the teacher's proposals, each further head of a cascade the boxes that the teacher has
@@ -96,11 +110,6 @@ class CalibrationOutputs:
         teacher: The FP detector, see :func:`has_usual_heads`.
         proposals: How many of its best proposals of each image are used; of its final boxes, a quarter.
     """
-
-    def __init__(self, teacher: Any, proposals: int = 64) -> None:
-        self.teacher, self.proposals = teacher, proposals
-        self._images: Tensor | None = None
-        self._boxes = Boxes([], torch.empty(0, 5))
 
     def __call__(self, model: Any, images: Tensor) -> list[Tensor]:
         """The outputs of the proposal head, the box heads and the mask heads."""
@@ -118,19 +127,6 @@ class CalibrationOutputs:
                 found = heads._mask_forward(*([stage] if cascade else []), features, boxes.masks)
                 outputs.extend(tensors(found["mask_preds"]))
         return outputs
-
-    @torch.no_grad()
-    def boxes(self, images: Tensor, features: Sequence[Tensor] | None = None) -> Boxes:
-        """The teacher's boxes on these images.
-
-        Args:
-            images: ``(images, channels, H, W)``.
-            features: The outputs of its neck for them, where they are known.
-        """
-        if self._images is not images:
-            features = self.teacher.extract_feat(images) if features is None else features
-            self._images, self._boxes = images, self._found(features, images)
-        return self._boxes
 
     def _found(self, features: Sequence[Tensor], images: Tensor) -> Boxes:
         heads, best = self.teacher.roi_head, self.proposals // 4
