@@ -22,7 +22,7 @@ from psaq_mm.deployment.onnx_file import silence
 from psaq_mm.deployment.parts import StaticPart, static_parts
 from psaq_mm.models import backbone_of, image_channels, without_downloads
 from psaq_mm.models.checkpoint import load_weights, read_checkpoint
-from psaq_mm.models.host_types import buildable, types_as_names
+from psaq_mm.models.hosts.types import buildable, types_as_names
 from psaq_mm.utils.atomic_files import save_tensors
 
 TORCH, NNCF = "torch", "nncf"

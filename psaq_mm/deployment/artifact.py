@@ -16,7 +16,7 @@ from ..compat import versions
 from ..errors import UsageError
 from ..models import backbone_of, image_channels, policy_of
 from ..models.checkpoint import load_weights, read_checkpoint
-from ..models.host_types import buildable
+from ..models.hosts.types import buildable
 from ..quantization import check_calibrated, coverage
 from . import ExportWrapper, quantized_onnx
 from .parts import IMAGES, StaticPart, static_parts

@@ -33,7 +33,7 @@ from ..models import (
     without_downloads,
 )
 from ..models.checkpoint import how_to_get, load_weights, read_checkpoint
-from ..models.host_types import buildable
+from ..models.hosts.types import buildable
 from ..quantization import QuantizationError, QuantPolicy, quantized_layers
 from .recipe import recipe_of
 

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 
 from ..errors import UsageError
 from ..models.checkpoint import load_weights, read_checkpoint
-from ..models.host_types import buildable
+from ..models.hosts.types import buildable
 from .dataset_checks import needed, readable
 from .results import Figure, as_figure
 

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from ..compat import DISTRIBUTIONS, import_quietly
 from ..errors import PSAQError, UsageError
 from ..models import HOSTS, named, policy_of, without_downloads
-from ..models.host_types import short_type
+from ..models.hosts.types import short_type
 from ..utils.config_lookup import find_config, find_file
 from .builder import usage_errors
 from .recipe import recipe_of

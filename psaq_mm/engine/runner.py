@@ -27,7 +27,7 @@ from ..models import (
     without_checkpointing,
 )
 from ..models.checkpoint import artifact_config, class_names, save_artifact
-from ..models.host_types import buildable, registered
+from ..models.hosts.types import buildable, registered
 from ..quantization import (
     CoverageReport,
     check_calibrated,

@@ -9,11 +9,11 @@ check_environment()
 from .adapters.conversion import NormOrder
 from .adapters.declaration import Adapter, register_adapter, transformer_blocks
 from .adapters.decomposed import DecomposedAttention
-from .adapters.swin import QuantWindowMSA
-from .adapters.swin_v2 import QuantWindowMSAV2
+from .adapters.plain.torch_attention import QuantMmcvAttention, QuantTorchAttention
+from .adapters.plain.vit import QuantAttention, QuantMultiheadAttention
 from .adapters.taps import AttentionTaps
-from .adapters.torch_attention import QuantMmcvAttention, QuantTorchAttention
-from .adapters.vit import QuantAttention, QuantMultiheadAttention
+from .adapters.windows.swin import QuantWindowMSA
+from .adapters.windows.swin_v2 import QuantWindowMSAV2
 from .artifacts import artifact_model, without_downloads
 from .backbones import backbone_of, quantized_class
 from .checkpointing import without_checkpointing

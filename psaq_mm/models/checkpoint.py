@@ -24,7 +24,7 @@ from ..quantization import QuantizationError, fold_state
 from ..utils.atomic_files import save_tensors, save_with
 from ..utils.config_lookup import find_file
 from .converters.swin import has_authors_names
-from .host_types import types_as_names
+from .hosts.types import types_as_names
 from .load_hooks import constant_keys
 
 SHOWN_KEYS = 3

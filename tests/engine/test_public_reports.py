@@ -19,7 +19,7 @@ from psaq_mm.engine import DFQRunner
 from psaq_mm.engine.job import Job
 from psaq_mm.engine.results import Results, as_figure
 from psaq_mm.models import pixel_bounds
-from psaq_mm.models.host_types import short_type, types_as_names
+from psaq_mm.models.hosts.types import short_type, types_as_names
 from tests.conftest import ROOT, SIZE, random_weights
 
 NO_CYCLES = {"dfq.distill.cycles": 0}

@@ -1,7 +1,9 @@
 """One module per attention family: a declaration of its classes, its tap, its quantized form and its blocks.
 
-Every module of this folder is imported here and registers what it declares (:mod:`.declaration`). To support another
+Every module in a folder below is imported here and registers what it declares (:mod:`.declaration`). To support another
 architecture, add a file with an :class:`~.declaration.Adapter` for it; nothing else changes.
+
+``plain``: attention among all tokens of an image. ``windows``: among the tokens of a window.
 """
 
 from __future__ import annotations
@@ -9,5 +11,5 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+for _module in pkgutil.walk_packages(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)

@@ -30,7 +30,7 @@ from psaq_mm.models import (
     transformer_blocks,
 )
 from psaq_mm.models.adapters import declaration
-from psaq_mm.models.adapters.vit import QuantAttention, tap_timm_attention
+from psaq_mm.models.adapters.plain.vit import QuantAttention, tap_timm_attention
 from psaq_mm.quantization import calibrating, convert
 from tests.conftest import random_weights
 

@@ -13,7 +13,7 @@ from torch import nn
 from psaq_mm.errors import UsageError
 from psaq_mm.models import AttentionTaps, check_image_size
 from psaq_mm.models.adapters.taps import head_mean
-from psaq_mm.models.adapters.windows import window_regions
+from psaq_mm.models.adapters.windows.regions import window_regions
 from tests.models.conftest import DEPTH
 
 

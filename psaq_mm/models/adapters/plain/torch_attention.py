@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...quantization import QuantPolicy
-from .conversion import convert_with_output, inline_sum
-from .declaration import Adapter, Sink, register_adapter
-from .decomposed import DecomposedAttention, output_quantizer
-from .taps import sequence_tokens
+from ....quantization import QuantPolicy
+from ..conversion import convert_with_output, inline_sum
+from ..declaration import Adapter, Sink, register_adapter
+from ..decomposed import DecomposedAttention, output_quantizer
+from ..taps import sequence_tokens
 
 FLOAT = QuantPolicy(overrides=[{"pattern": "*", "keep_fp": True}])
 

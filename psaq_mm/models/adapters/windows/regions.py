@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...generation import AttentionTokens
-from .declaration import Sink
-from .decomposed import DecomposedAttention
-from .taps import head_mean
+from ....generation import AttentionTokens
+from ..declaration import Sink
+from ..decomposed import DecomposedAttention
+from ..taps import head_mean
 
 
 def window_regions(

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...quantization import Quantizer, QuantPolicy
-from .conversion import convert_with_output
-from .declaration import Adapter, register_adapter
-from .decomposed import output_quantizer
-from .windows import QuantWindows, tap_shift_window_msa, tap_timm_block
+from ....quantization import Quantizer, QuantPolicy
+from ..conversion import convert_with_output
+from ..declaration import Adapter, register_adapter
+from ..decomposed import output_quantizer
+from .regions import QuantWindows, tap_shift_window_msa, tap_timm_block
 
 
 class QuantWindowMSA(QuantWindows):

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...quantization import QuantPolicy, convert_child
-from .conversion import NormOrder, convert_with_output, inline_sum
-from .declaration import Adapter, Sink, register_adapter
-from .decomposed import DecomposedAttention, output_quantizer
-from .taps import sequence_tokens
+from ....quantization import QuantPolicy, convert_child
+from ..conversion import NormOrder, convert_with_output, inline_sum
+from ..declaration import Adapter, Sink, register_adapter
+from ..decomposed import DecomposedAttention, output_quantizer
+from ..taps import sequence_tokens
 
 
 def tap_mmpretrain_attention(module: Any, name: str, sink: Sink, prefix: int) -> list[Any]:

@@ -8,7 +8,7 @@ from mmengine.registry import MODELS, Registry
 
 from psaq_mm.errors import PSAQError, UsageError
 from psaq_mm.models import host_class, host_imports, without_downloads
-from psaq_mm.models.host_types import buildable, knows
+from psaq_mm.models.hosts.types import buildable, knows
 
 UNKNOWN = "'{} is not in the mmengine::{} registry. Please check whether the value is correct'"
 

@@ -12,8 +12,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import Registry
 
-from ..errors import PSAQError, UsageError
-from .hosts import HOSTS, host_imports, import_failure, named
+from ...errors import PSAQError, UsageError
+from .classes import HOSTS, host_imports, import_failure, named
 
 UNKNOWN = re.compile(r"(?P<name>[\w.]+) is not in the (?P<scope>\w+)::(?P<kind>[\w ]+) registry")
 

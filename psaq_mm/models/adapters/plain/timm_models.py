@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .declaration import Adapter, register_adapter
+from ..declaration import Adapter, register_adapter
 
 register_adapter(
     Adapter(

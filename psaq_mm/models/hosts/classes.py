@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.registry import MODELS as HOST_MODELS
 from torch import nn
 
-from ..errors import PSAQError
+from ...errors import PSAQError
 
 HOSTS = ("mmdet", "mmseg", "mmpretrain")
 

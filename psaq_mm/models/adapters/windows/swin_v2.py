@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...quantization import Quantizer, QuantPolicy, convert_child
-from .conversion import NormOrder, convert_with_output
-from .declaration import Adapter, register_adapter
-from .decomposed import note
-from .windows import QuantWindows, tap_timm_block
+from ....quantization import Quantizer, QuantPolicy, convert_child
+from ..conversion import NormOrder, convert_with_output
+from ..declaration import Adapter, register_adapter
+from ..decomposed import note
+from .regions import QuantWindows, tap_timm_block
 
 MAX_LOGIT_SCALE = math.log(1 / 0.01)
 TABLES = ("relative_coords_table", "relative_position_index")

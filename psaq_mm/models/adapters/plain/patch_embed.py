@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .declaration import Adapter, register_adapter
+from ..declaration import Adapter, register_adapter
 
 TIMM = "timm.layers.patch_embed.PatchEmbed"
 

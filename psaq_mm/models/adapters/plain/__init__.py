@@ -1,0 +1,1 @@
+"""Adapters of transformers with attention among all tokens of an image."""

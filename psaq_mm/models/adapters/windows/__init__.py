@@ -1,0 +1,1 @@
+"""Adapters of transformers with attention among the tokens of a window."""
