@@ -7,6 +7,7 @@ its projection: there the tap computes the forward itself, see ``torch_attention
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -73,6 +74,9 @@ class AttentionTaps:
 
     def __init__(self, model: nn.Module, name: str = "backbone") -> None:
         self._tokens: list[AttentionTokens] = []
+        # The first convolution reads the images; taps of windows may not know how many images theirs are of.
+        self._stem = next((one for one in model.modules() if isinstance(one, nn.Conv2d)), None)
+        self._images: int | None = None
         self._handles: list[Any] = []
         self._sites = [
             (tap, module, key, prefix_tokens(model, key))
@@ -87,9 +91,21 @@ class AttentionTaps:
             )
 
     def __enter__(self) -> AttentionTaps:
+        if self._stem is not None:
+            self._handles.append(self._stem.register_forward_pre_hook(self._count))
         for tap, module, name, prefix in self._sites:
-            self._handles += tap(module, name, self._tokens.append, prefix)
+            self._handles += tap(module, name, self._add, prefix)
         return self
+
+    def _count(self, _: nn.Module, args: tuple) -> None:
+        self._images = len(args[0])
+
+    def _add(self, tokens: AttentionTokens) -> None:
+        found = tokens.tokens
+        if self._images and len(found) != self._images and found.shape[1] == 1:
+            found = found.reshape(self._images, -1, *found.shape[2:])
+            tokens = replace(tokens, tokens=found)
+        self._tokens.append(tokens)
 
     def __exit__(self, *error: object) -> None:
         for handle in self._handles:

@@ -1,0 +1,7 @@
+"""Convolutions and attention."""
+
+from __future__ import annotations
+
+from .case import Case
+
+HYBRIDS: dict[str, Case] = {}

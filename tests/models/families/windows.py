@@ -1,0 +1,20 @@
+"""Attention among the tokens of a window."""
+
+from __future__ import annotations
+
+from .case import Case
+
+SWIN = {"embed_dims": 16, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
+V2 = {**SWIN, "extra_norm_every_n_blocks": 2}
+SIZES = {"img_size": 64, "pad_small_map": True, "out_indices": (0, 1, 2, 3)}
+WINDOWS: dict[str, Case] = {
+    "mmdet-swin": Case("mmdet", {"type": "SwinTransformer", **SWIN}, 5),
+    "mmseg-swin": Case("mmseg", {"type": "SwinTransformer", **SWIN}, 5),
+    "mmpretrain-swin": Case("mmpretrain", {"type": "SwinTransformer", "arch": SWIN, **SIZES}, 5),
+    "mmpretrain-swin-v2": Case(
+        "mmpretrain",
+        {"type": "SwinTransformerV2", "arch": V2, "window_size": 4, **SIZES},
+        5,
+        float_layers=("cpb_mlp",),
+    ),
+}
