@@ -22,8 +22,8 @@ from ..quantization import (
 from ..quantization.convert import join
 from .adapters.conversion import inline_sum
 from .adapters.declaration import LAYER_SCALES
+from .adapters.generic import OTHER_PRODUCTS, has_attention
 from .adapters.last_layers import last_layers, timm_classifiers
-from .adapters.taps import AttentionTaps
 from .load_hooks import restrict_load_hooks
 
 SCOPES = ("backbone", "model")
@@ -144,12 +144,10 @@ def quantize_body(model: nn.Module, name: str, quantization: dict[str, Any]) -> 
 
     Returns:
         The model.
-
-    Raises:
-        UsageError: It has no attention of a supported class.
     """
     body: Any = getattr(model, name)
-    AttentionTaps(body, "timm's model")
+    if not has_attention(body):
+        body.fp_notes = {"attention_products": OTHER_PRODUCTS}
     # First, so that later overrides of the config count.
     options = {**quantization, "overrides": [*classifier_overrides(body, name), *quantization.get("overrides", ())]}
     quantize_in_place(body, options, prefix=name)
