@@ -22,7 +22,7 @@ from .configs import find_configs
 from .groups import Group, grouped, representatives
 from .kinds import KINDS
 from .process import import_libraries, run_apart
-from .record import ZooRecord, enter, passed, read_zoo, update, was_run
+from .record import ZooRecord, enter, read_zoo, update, was_run
 from .stages import Stages
 from .table import summary
 
@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--float-only", action="store_true", help="build and infer the float models only")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--again", action="store_true", help="also run groups that the record has")
-    again.add_argument("--failed", action="store_true", help="also run groups that failed in the quantized part")
+    again.add_argument("--failed", action="store_true", help="also run groups that failed")
     parser.add_argument("--cycles", type=int, default=0, help="teacher-student cycles of one step (default: 0)")
     parser.add_argument("--seconds", type=float, default=300, help="time limit of a run")
     parser.add_argument("--memory", type=float, default=8, help="memory limit of a run in GiB (0: none)")
@@ -96,14 +96,14 @@ def is_due(row: dict[str, Any], failed: bool, float_only: bool) -> bool:
 
     Args:
         row: A row.
-        failed: Whether rows that failed after the float model are due again.
+        failed: Whether rows that failed are due again.
         float_only: Whether only the float model is wanted.
     """
     if not was_run(row):
         return True
-    if float_only or not passed(row, "infer_float"):
-        return False
-    return row["stage"] == "infer_float" or (failed and bool(row.get("error")))
+    if row.get("error"):
+        return failed
+    return row.get("passed") == "infer_float" and not float_only
 
 
 def run_row(row: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from psaq_mm.models import named
-
 from .configs import ZooConfig
-from .kinds import backbone_name, classes_of, kind_of, needs_of, short, size_of
+from .kinds import backbone_name, classes_of, kind_of, needs_of, short, size_of, type_name
 
 # What concerns training, or only the values of weights and results.
-DROPPED = frozenset(
-    re.findall(
-        r"\w+",
-        """
+TRAINING = """
     init_cfg pretrained checkpoint_path train_cfg semi_train_cfg data_preprocessor frozen_stages norm_eval frozen
     requires_grad with_cp use_checkpoint num_cp align_corners ignore_index class_weight avg_non_ignore batch_augments
     teacher_config teacher_ckpt eval_teacher prototype train_augments sampler assigner
-    """,
-    )
-)
+"""
+DROPPED = frozenset(TRAINING.split())
 DROPPED_BEGINNINGS = ("loss", "drop", "attn_drop", "proj_drop")
 CLASS_COUNTS = ("num_classes", "num_things_classes", "num_stuff_classes", "cat_max_size")
 # All other floats are thresholds, means, scales of a loss …: only whether they are zero matters.
@@ -84,7 +77,7 @@ def structure(part: Any, scope: str, key: str = "") -> Any:
     if isinstance(part, (list, tuple)):
         return [structure(one, scope, key) for one in part]
     if key == "type":
-        name = named(part or "").removeprefix(f"{scope}.")
+        name = type_name(part).removeprefix(f"{scope}.")
         # In inference both compute the same.
         return "BN" if name in ("SyncBN", "MMSyncBN") else name
     if key in CLASS_COUNTS:

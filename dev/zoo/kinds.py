@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from psaq_mm.models import named
+from psaq_mm.models.hosts import short_name
 
 # Backbones with products of two activations, by class name; a test finds each in one of the libraries.
-TRANSFORMERS = frozenset(
-    re.findall(
-        r"\w+",
-        """
-    BEiT BEiTPretrainViT BEiTViT CAEPretrainViT CLIPVisionTransformer Conformer DaViT DeiT3 DistilledVisionTransformer
+ATTENTION = """
+    BEiT BEiTPretrainViT BEiTViT CAEPretrainViT Conformer DaViT DeiT3 DistilledVisionTransformer
     EdgeNeXt EfficientFormer HiViT iTPNHiViT LeViT MAE MAEHiViT MAEViT MaskFeatViT MFFViT MILANViT
     MixMIMPretrainTransformer MixMIMTransformer MixVisionTransformer MobileViT MoCoV3ViT MViT PCPVT
     PyramidVisionTransformer PyramidVisionTransformerV2 RevVisionTransformer SimMIMSwinTransformer SVT SwinTransformer
     SwinTransformerV2 T2T_ViT TinyViT TNT VisionTransformer ViTEVA02 ViTSAM XCiT
-    """,
-    )
-)
+"""
+TRANSFORMERS = frozenset(ATTENTION.split())
 TIMM = ("TIMMBackbone", "TimmClassifier")
 HUGGINGFACE = ("HuggingFaceClassifier",)
 KINDS = ("transformer", "other", "timm", "huggingface")
@@ -31,6 +27,12 @@ LANGUAGE = ("language_model", "lang_encoder", "text_backbone", "text_encoder", "
 # Parts in whose classes two models of a kind may differ, for the choice of representatives.
 PARTS = ("neck", "rpn_head", "roi_head", "bbox_head", "mask_head", "panoptic_head", "decode_head", "head")
 SIZES = ("nano", "pico", "tiny", "small", "medium", "base", "large", "huge", "giant")
+
+
+def type_name(kind: Any) -> str:
+    """A ``type`` as its class name, after its library's where the config names that: ``'mmpretrain.ConvNeXt'``."""
+    full = named(kind or "")
+    return short_name(full) if "." in full else full
 
 
 def short(kind: Any) -> str:
@@ -57,9 +59,8 @@ def backbone_name(model: dict[str, Any], scope: str) -> str:
         model: The model's config.
         scope: The config's ``default_scope``.
     """
-    full = named(backbone_config(model).get("type") or model.get("type") or "")
-    library, _, name = full.rpartition(".")
-    return f"{library.partition('.')[0] or scope}.{name}"
+    full = type_name(backbone_config(model).get("type") or model.get("type"))
+    return full if "." in full else f"{scope}.{full}"
 
 
 def kind_of(model: dict[str, Any]) -> str:

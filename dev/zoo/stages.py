@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 import traceback
@@ -142,7 +143,8 @@ def described_result(result: psaq_mm.Result) -> dict[str, Any]:
         "products": [sum(row.bits is not None for row in products), len(products)],
     }
     error = relative_error(outputs[0], outputs[1])
-    return {**found, "difference": float(f"{error:.3g}")}
+    # JSON has no NaN.
+    return {**found, "difference": float(f"{error:.3g}") if math.isfinite(error) else None}
 
 
 def library_of(model: nn.Module, library: str) -> str:
