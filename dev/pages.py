@@ -3,8 +3,8 @@
 A block stands between two comments. ``<!-- table:NAME -->`` ... ``<!-- /table -->`` holds the tables of
 ``results/NAME.json``, ``<!-- headline -->`` ... ``<!-- /headline -->`` one row a task, ``<!-- demo-output -->`` ...
 ``<!-- /demo-output -->`` the last lines of a ``make demo``, ``<!-- errors:NAME -->`` ... ``<!-- /errors -->`` the
-errors that the subpackage or module ``psaq_mm.NAME`` raises, and ``<!-- zoo -->`` ... ``<!-- /zoo -->`` the backbones of
-``results/zoo.json``.
+errors that the subpackage or module ``psaq_mm.NAME`` raises, and ``<!-- zoo -->`` ... ``<!-- /zoo -->`` the backbones
+of ``results/zoo.json``.
 """
 
 from __future__ import annotations
