@@ -7,6 +7,7 @@ small images, and a process of its own.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,7 @@ from psaq_mm.cli import run_tool
 from psaq_mm.compat import DISTRIBUTIONS
 from psaq_mm.models import HOSTS
 
-from .configs import find_configs
+from .configs import configs_folder, find_configs
 from .groups import Group, grouped, representatives
 from .kinds import KINDS
 from .process import import_libraries, run_apart
@@ -117,7 +118,11 @@ def run_row(row: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
 
 
 def start(tell: Any, library: str, config: str, quantized: bool, cycles: int) -> None:
-    """Run the stages, in the process of the run."""
+    """Run the stages, in the process of the run.
+
+    Configs name others, such as that of a teacher, by paths below the folder of the library.
+    """
+    os.chdir(configs_folder(library).parent)
     Stages(library, config, tell).run(quantized, cycles)
 
 

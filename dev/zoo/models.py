@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from psaq_mm.errors import UsageError
 from psaq_mm.models import backbone_of, check_image_size, without_downloads
 
-from .samples import sizes_of, test_data
+from .samples import test_data
 
 # Random initial values, which are replaced anyway; constants of norms and biases stay.
 DRAWN = ("uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_")
@@ -77,6 +77,17 @@ def float_config(cfg: Config) -> ConfigDict:
     return described
 
 
+def without_addresses(part: Any) -> None:
+    """Remove the addresses of checkpoints that a model would load while it is built, such as a second teacher's."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            if key.endswith(("ckpt", "checkpoint")) and "://" in str(value):
+                part[key] = None
+        part = list(part.values())
+    for one in part if isinstance(part, (list, tuple)) else ():
+        without_addresses(one)
+
+
 @torch.no_grad()
 def infer(model: nn.Module, library: str, size: tuple[int, int], channels: int) -> str:
     """Compute one image of noise by the model's own ``test_step``, or by its features where it has no predictions.
@@ -102,7 +113,7 @@ def infer(model: nn.Module, library: str, size: tuple[int, int], channels: int) 
 
 
 def fitting_size(
-    model: nn.Module, described: dict[str, Any], library: str, channels: int
+    model: nn.Module, sizes: list[tuple[int, int]], library: str, channels: int
 ) -> tuple[tuple[int, int], str]:
     """The first size of images that the float model and the package's checks take, and how the model was inferred.
 
@@ -110,7 +121,7 @@ def fitting_size(
 
     Args:
         model: The float model.
-        described: Its config.
+        sizes: The sizes to try, at least one.
         library: The library of its class.
         channels: Number of channels.
 
@@ -119,7 +130,7 @@ def fitting_size(
     """
     taken: list[tuple[tuple[int, int], str]] = []
     last: Exception | None = None
-    for size in sizes_of(described):
+    for size in sizes:
         try:
             how = infer(model, library, size, channels)
         except Exception as error:  # libraries raise errors of any kind for a wrong size

@@ -10,29 +10,34 @@ from torch import Tensor, nn
 
 from .kinds import backbone_config
 
-# Small first: cost grows with the area. 512 and 300 are for detectors with fixed maps.
+# Small first: cost grows with the area.
 SIDES = (64, 128, 224)
-LAST_SIDES = (512,)
+LARGEST_AREA = 512 * 512
 IMAGE_KEYS = ("img_size", "pretrain_img_size", "input_size", "image_size", "input_resolution")
 CHANNEL_KEYS = ("in_channels", "in_chans", "input_channels")
+SCALE_KEYS = ("scale", "crop_size", "img_scale")
 PROPOSALS = 4
 
 
-def sizes_of(model: dict[str, Any]) -> list[tuple[int, int]]:
+def sizes_of(model: dict[str, Any], pipeline: Any = ()) -> list[tuple[int, int]]:
     """The sizes of images to try for a model, height and width: small ones, then those that its config names.
 
     Args:
         model: The model's config.
+        pipeline: The transforms of its test set.
     """
     backbone = backbone_config(model)
     declared = [backbone.get(key) for key in IMAGE_KEYS]
     for part in (model, model.get("detector") or {}):
         preprocessor = part.get("data_preprocessor") or {}
         declared += [preprocessor.get("size"), part.get("input_size")]
-    pairs = [one for size in declared for one in as_pair(size)]
-    sides = [(side, side) for side in SIDES]
     # Position embeddings of a fixed number often fit the declared size only.
-    return list(dict.fromkeys([*sides, *pairs, *((side, side) for side in LAST_SIDES)]))
+    pairs = [one for size in declared for one in as_pair(size)]
+    # Transforms give width and height.
+    scales = [step.get(key) for step in pipeline for key in SCALE_KEYS if isinstance(step, dict)]
+    pairs += [(height, width) for size in scales for width, height in as_pair(size) if width * height <= LARGEST_AREA]
+    sides = [(side, side) for side in SIDES]
+    return list(dict.fromkeys([*sides, *pairs, (512, 512)]))
 
 
 def as_pair(size: Any) -> Iterator[tuple[int, int]]:
@@ -76,6 +81,7 @@ def metainfo(size: tuple[int, int]) -> dict[str, Any]:
     """What pipelines record of an image that they neither resize nor pad."""
     shapes = dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), size)
     named = {"img_path": "noise.png", "img_id": 0, "flip": False, "flip_direction": None}
+    named |= {"org_height": size[0], "org_width": size[1]}  # CLRNet's
     return {**shapes, **named, "scale_factor": (1.0, 1.0), "border": [0, size[0], 0, size[1]]}
 
 

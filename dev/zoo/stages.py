@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from torch import nn
 
 import psaq_mm
 from psaq_mm.models import backbone_outputs
 
 from .configs import one_line, read
-from .models import build_float, fitting_size, float_config, infer, relative_error
-from .samples import channels_of
+from .models import build_float, fitting_size, float_config, infer, relative_error, without_addresses
+from .samples import channels_of, sizes_of
 
 # In order; the stages from 'generate' to 'calibrate' are those of the run.
 STAGES = ("build", "infer_float", "quantize", "generate", "calibrate", "distill", "infer")
@@ -65,6 +66,7 @@ class Stages:
         """Build the float model and infer one image."""
         self.enter("build")
         cfg = read(self.library, self.config)
+        without_addresses(cfg.model)
         self.cfg, described = cfg, float_config(cfg)
         self.channels = channels_of(described)
         self.model = build_float(cfg)
@@ -73,7 +75,8 @@ class Stages:
         self.enter("infer_float")
         # Of the model's class, which may be another than that of the config.
         self.host = library_of(self.model, self.library)
-        self.size, how = fitting_size(self.model, described, self.host, self.channels)
+        sizes = sizes_of(described, pipeline_of(cfg))
+        self.size, how = fitting_size(self.model, sizes, self.host, self.channels)
         self.tell({"passed": "infer_float", "size": list(self.size), "infers": how, "seconds_float": self.seconds()})
 
     def quantized_stages(self, cycles: int) -> None:
@@ -145,6 +148,12 @@ def described_result(result: psaq_mm.Result) -> dict[str, Any]:
     error = relative_error(outputs[0], outputs[1])
     # JSON has no NaN.
     return {**found, "difference": float(f"{error:.3g}") if math.isfinite(error) else None}
+
+
+def pipeline_of(cfg: Config) -> list[Any]:
+    """The transforms of a config's test set; empty without one."""
+    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
+    return list(dataset.get("pipeline") or ())
 
 
 def library_of(model: nn.Module, library: str) -> str:

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from torch import nn
 
 from dev.zoo import stages as stages_module
-from dev.zoo.models import draw_weights, fitting_size, relative_error, without_initialization
+from dev.zoo.models import draw_weights, fitting_size, relative_error, without_addresses, without_initialization
 from dev.zoo.process import run_apart
 from dev.zoo.samples import channels_of, sizes_of
 from dev.zoo.stages import Stages
@@ -67,6 +67,8 @@ def test_weights_are_drawn_by_a_seed():
 def test_sizes_are_small_ones_and_those_of_the_config():
     model = {"backbone": {"img_size": 256}, "data_preprocessor": {"size": (512, 1024)}}
     assert sizes_of(model) == [(64, 64), (128, 128), (224, 224), (256, 256), (512, 1024), (512, 512)]
+    pipeline = [{"type": "LoadImageFromFile"}, {"type": "Resize", "scale": (128, 256)}, {"scale": (1333, 800)}]
+    assert sizes_of({}, pipeline) == [(64, 64), (128, 128), (224, 224), (256, 128), (512, 512)]
     assert channels_of(model) == 3 and channels_of({"backbone": {"in_channels": 1}}) == 1
     assert channels_of({"backbone": {"in_channels": 64}}) == 3
 
@@ -83,9 +85,15 @@ class Fixed(nn.Module):
 
 
 def test_the_first_size_that_fits():
-    assert fitting_size(Fixed(224), {"backbone": {}}, "mmpretrain", 3) == ((224, 224), "predictions")
+    assert fitting_size(Fixed(224), sizes_of({}), "mmpretrain", 3) == ((224, 224), "predictions")
     with pytest.raises(AssertionError, match="wrong size"):
-        fitting_size(Fixed(99), {"backbone": {}}, "mmpretrain", 3)
+        fitting_size(Fixed(99), sizes_of({}), "mmpretrain", 3)
+
+
+def test_addresses_of_checkpoints_are_removed():
+    model = {"type": "LAD", "teacher_ckpt": "http://x/y.pth", "parts": [{"checkpoint": "https://z", "name": "a"}]}
+    without_addresses(model)
+    assert model == {"type": "LAD", "teacher_ckpt": None, "parts": [{"checkpoint": None, "name": "a"}]}
 
 
 def test_relative_error():
