@@ -108,7 +108,7 @@ def grouped(configs: Iterable[ZooConfig]) -> list[Group]:
     """The groups of all configs that describe a model, representatives first.
 
     Representatives are the smallest group of each combination of classes (:func:`classes_of`); among these, and among
-    the others, the order is by library, and from small to large.
+    the others, transformers come first, and the order is by library and from small to large.
     """
     members: dict[tuple[str, str], list[ZooConfig]] = {}
     for config in configs:
@@ -117,7 +117,11 @@ def grouped(configs: Iterable[ZooConfig]) -> list[Group]:
     groups = [group_of(library, key, found) for (library, key), found in members.items()]
     first = {group.key for group in representatives(groups)}
     order = [group.library for group in groups]
-    return sorted(groups, key=lambda one: (one.key not in first, order.index(one.library), one.size, one.config))
+
+    def place(one: Group) -> tuple[Any, ...]:
+        return one.key not in first, one.kind != "transformer", order.index(one.library), one.size, one.config
+
+    return sorted(groups, key=place)
 
 
 def representatives(groups: Iterable[Group]) -> list[Group]:
