@@ -9,7 +9,7 @@ import pytest
 
 from tests.models.test_detectors import DENOISING, MAPPER, SWIN
 
-WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "disc", "ring", "big", "square", "object")
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "disc", "ring", "square", "triangle", "object")
 
 
 def write_bert(folder: Path, width: int = 32) -> str:
