@@ -80,7 +80,7 @@ def dataset_classes(described: dict[str, Any]) -> tuple[str, ...]:
     classes = (described.get("metainfo") or {}).get("classes")
     if not classes and described.get("type"):
         kind: Any = described["type"]
-        with suppress(KeyError, ImportError, AttributeError):
-            found = kind if isinstance(kind, type) else DATASETS.get(kind)
+        with suppress(KeyError, ImportError, AttributeError), DATASETS.switch_scope_and_registry(None) as registry:
+            found = kind if isinstance(kind, type) else registry.get(kind)
             classes = getattr(found, "METAINFO", {}).get("classes")
     return (classes,) if isinstance(classes, str) else tuple(classes or ())

@@ -1,8 +1,8 @@
 """Errors of host libraries that keep a model of theirs from running, corrected where that is possible.
 
-onedl-mmdetection 3.5.1: the decoder of DINO encodes the four coordinates of a query by ``width`` numbers each, instead of
-``width / 2`` as in all versions before. Grounding DINO inherits this, but its layer that reads them has the old size, so
-that no image passes.
+onedl-mmdetection 3.5.1: the decoder of DINO encodes the four coordinates of a query by ``width`` numbers each, instead
+of ``width / 2`` as in all versions before. Grounding DINO inherits this, but its layer that reads them has the old
+size, so that no image passes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def narrow_encoding(head: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] |
     """Make the encoding of queries as long as a layer expects it; one that fits stays as it is.
 
     Coordinate ``x`` is encoded as ``sin(x / t_0), cos(x / t_0), sin(x / t_1), cos(x / t_1), ...`` with
-    ``t_k = 10000 ** (2 k / n)``, ``n`` numbers in all. Every second of these pairs is the encoding by ``n / 2`` numbers.
+    ``t_k = 10000 ** (2 k / n)``, ``n`` numbers in all. Every second pair of them is the encoding by ``n / 2`` numbers.
 
     Args:
         head: The host's ``MLP``.
