@@ -36,6 +36,7 @@ from ..models import (
     without_downloads,
 )
 from ..models.checkpoint import how_to_get, load_weights, read_checkpoint
+from ..models.hosts.language import set_text
 from ..models.hosts.types import buildable
 from ..quantization import QuantizationError, QuantPolicy, quantized_layers
 from .recipe import recipe_of
@@ -67,6 +68,7 @@ def load_teacher(teacher: nn.Module, path: str, cfg: Config, otherwise: str = ""
     """
     loaded = read_checkpoint(path, hint=how_to_get(Path(path), cfg) + otherwise)
     load_weights(teacher, loaded["state_dict"], path)
+    set_text(teacher, cfg, loaded["meta"])
     return loaded["meta"]
 
 
@@ -163,6 +165,7 @@ def build_pair(cfg: Config, random: bool = False, size: tuple[int, int] | None =
     artifact = artifact_model(ConfigDict(described), quantization)
     with buildable(cfg, "model"):
         teacher = HOST_MODELS.build(copy.deepcopy(described))
+    set_text(teacher, cfg, {})
     if not random:
         if not cfg.get("load_from"):
             raise UsageError("the recipe names no checkpoint: give --checkpoint, or --random for random weights")
