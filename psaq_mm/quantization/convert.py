@@ -19,6 +19,7 @@ _FACTORIES: ClassTable[Factory] = ClassTable()
 _MARK = "_quantized_by_psaq"
 
 # Modules that use the weights of their children without calling them: quantizers in these children would never run.
+# They stay FP unless a function is registered for their class.
 OPAQUE = (nn.MultiheadAttention,)
 
 
@@ -130,9 +131,9 @@ def quantize_model(model: nn.Module, policy: QuantPolicy, prefix: str = "") -> n
 def _convert(module: nn.Module, name: str, policy: QuantPolicy, done: dict[nn.Module, nn.Module]) -> nn.Module:
     if module in done:
         return done[module]
-    if is_quantized(module) or isinstance(module, OPAQUE):
-        return module
     factory = factory_of(module)
+    if is_quantized(module) or isinstance(module, OPAQUE) and factory is None:
+        return module
     result = module
     if factory is None:
         # Not named_children(): it omits the second occurrence of a shared module, which would then stay float.

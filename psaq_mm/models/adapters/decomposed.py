@@ -50,9 +50,16 @@ class DecomposedAttention(AttentionProducts):
         Returns:
             ``(b, n, heads * d)``.
         """
+        return self.merge(self.attn_drop(self.weights(q, k, *biases)), v)
+
+    def weights(self, q: Tensor, k: Tensor, *biases: Tensor | None) -> Tensor:
+        """The softmax output, ``(b, heads, n, m)``; arguments as of :meth:`attend`."""
         scores = self.scores(q, k)
         for bias in biases:
             if bias is not None:
                 scores = (scores.unflatten(0, (-1, len(bias))) + bias).flatten(0, 1)
-        merged = self.weighted(self.av, self.attn_drop(scores.softmax(-1)), v)
-        return merged.transpose(1, 2).flatten(2)
+        return scores.softmax(-1)
+
+    def merge(self, weights: Tensor, v: Tensor) -> Tensor:
+        """The weighted sums of v with the heads side by side, ``(b, n, heads * d)``."""
+        return self.weighted(self.av, weights, v).transpose(1, 2).flatten(2)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...generation import AttentionTokens
-from .declaration import TAPS
+from .declaration import TAPS, Tap
 
 
 def prefix_tokens(model: nn.Module, name: str) -> int:
@@ -125,11 +125,13 @@ class AttentionTaps(Taps):
 
     def __init__(self, model: nn.Module, name: str = "backbone") -> None:
         super().__init__(model)
-        self._sites = [
-            (tap, module, key, prefix_tokens(model, key))
-            for key, module in model.named_modules()
-            if (tap := TAPS.of(type(module))) is not None
-        ]
+        self._sites: list[tuple[Tap, nn.Module, str, int]] = []
+        for key, module in model.named_modules():
+            tap = TAPS.of(type(module))
+            # a library's attention may contain torch's, which its own tap covers
+            inside = any(key.startswith(f"{outer}.") for _, _, outer, _ in self._sites[-1:])
+            if tap is not None and not inside:
+                self._sites.append((tap, module, key, prefix_tokens(model, key)))
         if not self._sites:
             names = {f"{one.partition('.')[0]}'s {one.rpartition('.')[2]}" for one in TAPS.values}
             raise UsageError(

@@ -13,7 +13,7 @@ from .levels import OutputFunction
 
 def convertible(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The modules that conversion replaces, with their names: layers and attention, but nothing inside these."""
-    if is_quantized(module) or isinstance(module, OPAQUE):
+    if is_quantized(module) or isinstance(module, OPAQUE) and factory_of(module) is None:
         return
     if factory_of(module) is not None:
         yield name, module

@@ -30,16 +30,17 @@ def tap_mmcv_attention(module: Any, name: str, sink: Sink, prefix: int) -> list[
         sink(sequence_tokens(args[0], module.num_heads, name, prefix))
 
     module.forward = steps.forward
-    return [_OwnForward(module), steps.attn.out_proj.register_forward_pre_hook(collect)]
+    return [OwnForward(module), steps.attn.out_proj.register_forward_pre_hook(collect)]
 
 
-class _OwnForward:
+class OwnForward:
     """Removes a module's own forward, so that its class's counts again; used like the handle of a hook."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
     def remove(self) -> None:
+        """Remove it."""
         self.module.__dict__.pop("forward", None)
 
 
@@ -93,18 +94,24 @@ class QuantTorchAttention(DecomposedAttention):
         Returns:
             ``(b, n, channels)``.
         """
-        inputs = query, key, value
+        q, k, v = self.project(query, key, value)
+        return self.out_proj(self.attend(q, k, v, *self.biases(q, attn_mask, key_padding_mask)))
+
+    def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        """q, k and v by heads, ``(b, heads, n or m, d)``."""
         if key is query and value is query:
-            q, k, v = self.split(self.in_proj(query))
-        else:
-            # Each input passes through all of the packed layer; only cross-attention in heads comes here.
-            q, k, v = (self.split(self.in_proj(x))[part] for part, x in enumerate(inputs))
+            return self.split(self.in_proj(query))
+        # Each input passes through all of the packed layer; only cross-attention in heads comes here.
+        return tuple(self.split(self.in_proj(x))[part] for part, x in enumerate((query, key, value)))
+
+    def biases(self, q: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The two masks as summands of the scores; arguments as of :meth:`forward`."""
         if attn_mask is not None:
             attn_mask = _additive(attn_mask, q)
             attn_mask = attn_mask[None, None] if attn_mask.dim() == 2 else attn_mask.unflatten(0, (-1, self.num_heads))
         if key_padding_mask is not None:
             key_padding_mask = _additive(key_padding_mask, q)[:, None, None]
-        return self.out_proj(self.attend(q, k, v, attn_mask, key_padding_mask))
+        return attn_mask, key_padding_mask
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for key in ("weight", "bias"):
