@@ -51,8 +51,6 @@ class QuantBEiTAttention(DecomposedAttention):
         self = cls()
         self.adopt(module, module.scale, module.attn_drop)
         self.apart = module.bias == "qv_bias"
-        self.proj = convert_with_output(module.proj, f"{name}.proj", policy)
-        self.proj_drop = module.proj_drop
         self.relative_position_bias_table = module.relative_position_bias_table
         # mmpretrain's is None where there is no table
         self.register_buffer("relative_position_index", module.relative_position_index)
@@ -69,6 +67,9 @@ class QuantBEiTAttention(DecomposedAttention):
         else:
             self.qkv = convert_with_output(module.qkv, f"{name}.qkv", policy)
             output = output_quantizer(self.qkv)
+        # behind the other projection, since a block takes the first for the one that reads its norm
+        self.proj = convert_with_output(module.proj, f"{name}.proj", policy)
+        self.proj_drop = module.proj_drop
         self.add_products(name, policy, "qkv", output)
         if self.relative_position_bias_table is not None:
             self.fp_notes["relative_position_bias_table"] = "bias tables of global attention stay FP"
