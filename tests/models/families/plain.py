@@ -51,4 +51,61 @@ PLAIN: dict[str, Case] = {
         size=56,
         patches=(16,),
     ),
+    "mmpretrain-eva02": Case(
+        "mmpretrain",
+        {"type": "ViTEVA02", "arch": ARCH, "img_size": 56, "patch_size": 14, "sub_ln": True, "final_norm": False},
+        2,
+        size=56,
+        patches=(16,),
+    ),
+    "mmpretrain-dinov2": Case(
+        "mmpretrain",
+        {
+            "type": "VisionTransformer",
+            "arch": ARCH,
+            "img_size": 56,
+            "patch_size": 14,
+            "layer_scale_init_value": 0.1,
+            "layer_cfgs": {"ffn_type": "swiglu_fused"},
+        },
+        2,
+        size=56,
+        patches=(16,),
+    ),
+    "mmpretrain-deit3": Case("mmpretrain", {"type": "DeiT3", "arch": ARCH, "img_size": 64}, 2, patches=(16,)),
+    # its fusion layer has a lambda
+    "mmpretrain-revvit": Case(
+        "mmpretrain", {"type": "RevVisionTransformer", "arch": ARCH, "img_size": 64}, 2, patches=(16,), pickled=False
+    ),
+    "mmpretrain-t2t-vit": Case(
+        "mmpretrain",
+        {
+            "type": "T2T_ViT",
+            "img_size": 64,
+            "embed_dims": 32,
+            "num_layers": 2,
+            "t2t_cfg": {"token_dims": 16},
+            "layer_cfgs": {"num_heads": 2, "feedforward_channels": 64},
+        },
+        4,
+        patches=(256, 64, 16),
+    ),
+    "mmpretrain-mocov3": Case(
+        "mmpretrain",
+        {"type": "MoCoV3ViT", "arch": ARCH, "img_size": 64, "patch_size": 16, "stop_grad_conv1": True},
+        2,
+        patches=(16,),
+    ),
+    "mmpretrain-clip": Case(
+        "mmpretrain",
+        {
+            "type": "VisionTransformer",
+            "arch": ARCH,
+            "img_size": 64,
+            "pre_norm": True,
+            "layer_cfgs": {"act_cfg": {"type": "QuickGELU"}},
+        },
+        2,
+        patches=(16,),
+    ),
 }
