@@ -90,6 +90,23 @@ PLAIN: dict[str, Case] = {
         4,
         patches=(256, 64, 16),
     ),
+    "mmpretrain-tnt": Case(
+        "mmpretrain",
+        {
+            "type": "TNT",
+            "arch": {
+                "embed_dims_outer": 32,
+                "embed_dims_inner": 8,
+                "num_layers": 2,
+                "num_heads_outer": 2,
+                "num_heads_inner": 2,
+            },
+            "img_size": 64,
+        },
+        4,
+        # 16 patches of 16 pixels each, and 16 patches
+        patches=(256, 16),
+    ),
     "mmpretrain-mocov3": Case(
         "mmpretrain",
         {"type": "MoCoV3ViT", "arch": ARCH, "img_size": 64, "patch_size": 16, "stop_grad_conv1": True},
