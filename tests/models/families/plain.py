@@ -107,6 +107,19 @@ PLAIN: dict[str, Case] = {
         # 16 patches of 16 pixels each, and 16 patches
         patches=(256, 16),
     ),
+    "mmpretrain-hivit": Case(
+        "mmpretrain",
+        {
+            "type": "HiViT",
+            # its index of the output counts the blocks of the stem, too: more blocks behind it than in it
+            "arch": {"embed_dims": 32, "depths": [1, 1, 7], "num_heads": 2},
+            "img_size": 64,
+            "rpe": True,
+            "layer_scale_init_value": 0.1,
+        },
+        7,
+        patches=(16,),
+    ),
     "mmpretrain-mocov3": Case(
         "mmpretrain",
         {"type": "MoCoV3ViT", "arch": ARCH, "img_size": 64, "patch_size": 16, "stop_grad_conv1": True},
