@@ -13,7 +13,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 from torch import nn
 
-from psaq_mm.models import AttentionTaps, artifact_model, output_function
+from psaq_mm.models import AttentionTaps, artifact_model, output_function, quantize_in_place
 from psaq_mm.quantization import (
     QuantConv2d,
     QuantizedLayer,
@@ -94,7 +94,8 @@ def test_it_is_quantized_and_comes_back_from_its_state_and_from_pickle(case):
         assert all(0 < (a - b).norm() < 0.15 * b.norm() for a, b in zip(found, expected, strict=True))
         other = student_of(case, teacher)
         other.load_state_dict(student.state_dict())
-        for again in (other, pickle.loads(pickle.dumps(student)), copy.deepcopy(student)):
+        unpickled = pickle.loads(pickle.dumps(student)) if case.pickled else student
+        for again in (other, unpickled, copy.deepcopy(student)):
             assert all(torch.equal(a, b) for a, b in zip(outputs(again, images), found, strict=True))
 
 
@@ -114,6 +115,39 @@ def test_both_products_of_each_attention_and_all_layers_are_quantized(case, sche
     if scheme == "deploy":
         kept = [row for row in rows if row.kind == "product" and row.bits is None]
         assert not kept
+
+
+@EVERY
+def test_a_layer_with_a_scale_for_each_channel_alone_reads_a_norms_output(case):
+    """So that the norm's gamma and beta can contain these scales."""
+    model = quantize_in_place(case.build(), {"norm_inputs": "per_channel"})
+    names = {module: name for name, module in model.named_modules()}
+    normed: list[tuple[str, torch.Tensor]] = []
+    readers: dict[str, set[str]] = {}
+
+    def values(tokens: torch.Tensor) -> torch.Tensor:
+        # a reordering shares them, and what pads windows is 0
+        return tokens.detach()[tokens != 0].sort().values
+
+    def record(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        normed.append((names[module], values(output)))
+
+    def compare(layer: nn.Module, args: tuple) -> None:
+        own = values(args[0])
+        for norm, found in normed:
+            if own.shape == found.shape and torch.equal(own, found):
+                readers.setdefault(norm, set()).add(names[layer])
+
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_hook(record)
+        elif isinstance(module, (QuantLinear, QuantConv2d)):
+            module.register_forward_pre_hook(compare)
+    with torch.no_grad(), calibrating(model):
+        model(images_of(case))
+    alone = {next(iter(layers)) for layers in readers.values() if len(layers) == 1}
+    linear = [(name, module) for module, name in names.items() if isinstance(module, QuantLinear)]
+    assert {name for name, module in linear if module.input_quantizer.spec.per_channel} <= alone
 
 
 @EVERY

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from ...quantization import QuantizedLayer, Quantizer, QuantLinear, QuantPolicy, convert_child
+from ...quantization.convert import Factory
 
 
 class NormOrder(Enum):
@@ -81,6 +82,21 @@ def quantize_patch_embed(module: Any, name: str, policy: QuantPolicy) -> nn.Modu
         convert = convert_with_output if isinstance(child, nn.Conv2d) else convert_child
         setattr(module, key, convert(child, f"{name}.{key}", policy))
     return module
+
+
+def keep_parameters(reason: str) -> Factory:
+    """A factory for modules that keep all of their own parameters FP, such as position tables.
+
+    Args:
+        reason: Why, for the coverage report.
+    """
+
+    def keep(module: Any, name: str, policy: QuantPolicy) -> nn.Module:
+        convert_children(module, name, policy, NormOrder.POST)
+        module.fp_notes = {key: reason for key, value in module._parameters.items() if value is not None}
+        return module
+
+    return keep
 
 
 def inline_sum(module: nn.Module, policy: QuantPolicy) -> str:

@@ -44,6 +44,7 @@ class Adapter:
             Checkpoints may lack them.
         hidden_keys: Of modules with load hooks that change the state dict: parts of the keys that these hooks must not
             see, such as those of quantizers.
+        unprefixed: Of modules in a model with a class token: the children whose sequences do not begin with it.
     """
 
     attentions: Mapping[str, Factory] = field(default_factory=dict)
@@ -59,6 +60,7 @@ class Adapter:
     smallest_maps: Mapping[str, Callable[[Any], int | None]] = field(default_factory=dict)
     constants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hidden_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unprefixed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 TAPS: ClassTable[Tap] = ClassTable()
@@ -71,6 +73,7 @@ FIXED_SIZES: ClassTable[Callable[[Any], tuple[int, int] | None]] = ClassTable()
 SMALLEST_MAPS: ClassTable[Callable[[Any], int | None]] = ClassTable()
 CONSTANTS: ClassTable[tuple[str, ...]] = ClassTable()
 HIDDEN_KEYS: ClassTable[tuple[str, ...]] = ClassTable()
+UNPREFIXED: ClassTable[tuple[str, ...]] = ClassTable()
 
 
 def register_adapter(adapter: Adapter) -> Adapter:
@@ -102,6 +105,7 @@ def register_adapter(adapter: Adapter) -> Adapter:
     SMALLEST_MAPS.values.update(adapter.smallest_maps)
     CONSTANTS.values.update(adapter.constants)
     HIDDEN_KEYS.values.update(adapter.hidden_keys)
+    UNPREFIXED.values.update(adapter.unprefixed)
     return adapter
 
 

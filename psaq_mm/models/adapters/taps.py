@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...generation import AttentionTokens
-from .declaration import TAPS, Tap
+from .declaration import TAPS, UNPREFIXED, Tap
 
 
 def prefix_tokens(model: nn.Module, name: str) -> int:
@@ -25,6 +25,8 @@ def prefix_tokens(model: nn.Module, name: str) -> int:
     """
     parents: list[Any] = [model]
     for part in name.split(".")[:-1]:
+        if part in (UNPREFIXED.of(type(parents[-1])) or ()):
+            return 0
         parents.append(getattr(parents[-1], part))
     for parent in reversed(parents):
         # timm's name for it, mmpretrain's, mmseg's (which keeps the parameter where it drops the token)

@@ -36,13 +36,13 @@ def backbone_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def block_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """The output of every transformer block, then :func:`backbone_outputs`.
+    """The output of every transformer block, or its outputs, then :func:`backbone_outputs`.
 
     The output of a plain transformer is one map or a class token, which does not show in which block errors arise.
     """
     found: list[Tensor] = []
     blocks = transformer_blocks(backbone_of(model)[1])
-    handles = [block.register_forward_hook(lambda _, args, output: found.append(output)) for block in blocks]
+    handles = [block.register_forward_hook(lambda _, args, output: found.extend(tensors(output))) for block in blocks]
     try:
         outputs = backbone_outputs(model, images)
     finally:

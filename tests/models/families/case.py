@@ -25,6 +25,7 @@ class Case:
         patches: The numbers of patches of the tapped layers, one for each kind, in the order of their first
             occurrence; None where they are not checked.
         float_layers: Parts of the names of the Linear and Conv2d layers that stay FP for a reason.
+        pickled: False where the library's own model cannot be pickled.
         not_exported: Why the export is not tested, or an empty string.
     """
 
@@ -35,6 +36,7 @@ class Case:
     size: int = 64
     patches: tuple[int, ...] | None = None
     float_layers: tuple[str, ...] = ()
+    pickled: bool = True
     not_exported: str = ""
 
     def build(self) -> nn.Module:

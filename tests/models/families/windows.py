@@ -17,4 +17,34 @@ WINDOWS: dict[str, Case] = {
         5,
         float_layers=("cpb_mlp",),
     ),
+    "mmpretrain-mixmim": Case(
+        "mmpretrain",
+        {"type": "MixMIMTransformer", "arch": SWIN, "img_size": 64, "window_size": [8, 4, 4, 2]},
+        5,
+        patches=(256, 64, 16, 4),
+    ),
+    "mmpretrain-davit": Case(
+        "mmpretrain",
+        {"type": "DaViT", "arch": SWIN, "pad_small_map": True, "out_indices": (0, 1, 2, 3)},
+        10,
+    ),
+    # 4x4 patches in windows of 3x3: with padding
+    "mmpretrain-sam": Case(
+        "mmpretrain",
+        {
+            "type": "ViTSAM",
+            "arch": {
+                "embed_dims": 32,
+                "num_layers": 2,
+                "num_heads": 2,
+                "feedforward_channels": 64,
+                "global_attn_indexes": [1],
+            },
+            "img_size": 64,
+            "window_size": 3,
+            "out_channels": 16,
+        },
+        2,
+        patches=(36, 16),
+    ),
 }
