@@ -102,7 +102,8 @@ class AttentionTaps:
 
     def _add(self, tokens: AttentionTokens) -> None:
         found = tokens.tokens
-        if self._images and len(found) != self._images and found.shape[1] == 1:
+        # a stem that reads patches one by one (TNT) sees more of them than there are images
+        if self._images and len(found) > self._images and found.shape[1] == 1:
             found = found.reshape(self._images, -1, *found.shape[2:])
             tokens = replace(tokens, tokens=found)
         self._tokens.append(tokens)
