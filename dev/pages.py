@@ -2,8 +2,9 @@
 
 A block stands between two comments. ``<!-- table:NAME -->`` ... ``<!-- /table -->`` holds the tables of
 ``results/NAME.json``, ``<!-- headline -->`` ... ``<!-- /headline -->`` one row a task, ``<!-- demo-output -->`` ...
-``<!-- /demo-output -->`` the last lines of a ``make demo``, and ``<!-- errors:NAME -->`` ... ``<!-- /errors -->`` the
-errors that the subpackage or module ``psaq_mm.NAME`` raises.
+``<!-- /demo-output -->`` the last lines of a ``make demo``, ``<!-- errors:NAME -->`` ... ``<!-- /errors -->`` the
+errors that the subpackage or module ``psaq_mm.NAME`` raises, and ``<!-- zoo -->`` ... ``<!-- /zoo -->`` the backbones
+of ``results/zoo.json``.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from rich.console import Console
 from dev.error_table import error_table
 from dev.headline import headline_table
 from dev.report import read_results, report
+from dev.zoo.record import read_zoo
+from dev.zoo.table import zoo_table
 from psaq_mm.engine.results import Results, results_table
 from psaq_mm.errors import PSAQError
 from psaq_mm.utils.records import is_record, load_record
 from psaq_mm.visualization.record_tables import record_markdown
 
 BLOCK = re.compile(
-    r"^<!-- (?P<kind>table|headline|demo-output|errors)(?::(?P<name>[\w/-]+))? -->\n.*?^<!-- /(?P=kind) -->",
+    r"^<!-- (?P<kind>table|headline|demo-output|errors|zoo)(?::(?P<name>[\w/-]+))? -->\n.*?^<!-- /(?P=kind) -->",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -78,11 +81,17 @@ def errors(folder: Path, name: str) -> str:
     return f"\n{error_table(name)}\n"
 
 
+def zoo(folder: Path, name: str) -> str:
+    """One row a backbone of the libraries' configs. The block has no name."""
+    return f"\n{zoo_table(read_zoo(folder / 'zoo.json'))}\n"
+
+
 KINDS: dict[str, Callable[[Path, str], str]] = {
     "table": tables,
     "headline": headline,
     "demo-output": demo_output,
     "errors": errors,
+    "zoo": zoo,
 }
 
 

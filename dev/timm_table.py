@@ -27,7 +27,6 @@ from psaq_mm.visualization.record_tables import markdown
 
 RECORD = Path("results/timm_families.json")
 LIMIT_S = 300
-NO_ATTENTION = "has no supported attention"
 # Arguments that shrink a model; the first set that its name accepts is used.
 SHRINKING: tuple[dict[str, Any], ...] = (
     {"embed_dim": 64, "depth": 2, "num_heads": 2},
@@ -119,8 +118,7 @@ def measure(family: str, names: list[str]) -> dict[str, Any]:
     """
     import torch
 
-    from psaq_mm.errors import UsageError
-    from psaq_mm.models import AttentionTaps
+    from psaq_mm.models.adapters.generic import taps_of
     from psaq_mm.models.quantized import quantize_body
     from psaq_mm.quantization import QuantizedLayer, QuantMatMul, calibrating, sqnr
 
@@ -132,7 +130,7 @@ def measure(family: str, names: list[str]) -> dict[str, Any]:
         student = quantize_body(copy.deepcopy(teacher), "model", {"weight_bits": 8, "activation_bits": 8})
         with torch.no_grad(), calibrating(student):
             student(images, mode="tensor")
-        with torch.no_grad(), AttentionTaps(teacher) as taps:
+        with torch.no_grad(), taps_of(teacher.model) as taps:
             expected = teacher(images, mode="tensor")
             row["tapped"] = len(taps.take())
         with torch.no_grad():
@@ -142,8 +140,6 @@ def measure(family: str, names: list[str]) -> dict[str, Any]:
         row["products"] = sum(isinstance(one, QuantMatMul) for one in student.modules())
         row["layers"] = sum(isinstance(one, QuantizedLayer) for one in student.modules())
         row["sqnr_db"] = round(sqnr(expected, found), 1)
-    except UsageError as error:
-        row["error"] = NO_ATTENTION if NO_ATTENTION in str(error) else str(error).splitlines()[0][:200]
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
     return row
@@ -170,35 +166,36 @@ def measured_apart(family: str) -> dict[str, Any]:
 
 
 def families_table(rows: list[dict[str, Any]]) -> str:
-    """The record as Markdown: families with attention, then those without, then errors.
+    """The record as Markdown: families whose attention products are quantized, then the others, then errors.
 
     Args:
         rows: The rows of the record.
     """
-    done = [row for row in rows if not row["error"]]
-    layers = [row for row in rows if row["error"] == NO_ATTENTION]
-    failed = [row for row in rows if row["error"] not in ("", NO_ATTENTION)]
-    head = ["timm.models", "models", "measured", "attention", "products", "layers", "SQNR dB"]
-    cells = [
-        [
+    done = [row for row in rows if not row["error"] and row["products"]]
+    layers = [row for row in rows if not row["error"] and not row["products"]]
+    failed = [row for row in rows if row["error"]]
+    head = ["`timm.models`", "models", "measured", "attention", "products", "layers", "SQNR dB"]
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        return [
             row["family"],
             str(row["models"]),
             f"`{row['model']}`{', shrunk' if row['arguments'] else ''}",
-            ", ".join(row["attention"]),
+            ", ".join(row["attention"]) or "-",
             str(row["products"]),
             str(row["layers"]),
             f"{row['sqnr_db']:.1f}",
         ]
-        for row in done
-    ]
+
     parts = [
         f"Attention products are quantized in {len(done)} families with {sum(row['models'] for row in done)} models:",
-        markdown(head, cells),
-        f"{len(layers)} families with {sum(row['models'] for row in layers)} models have no attention with matrix "
-        f"products: {', '.join(row['family'] for row in layers)}.",
+        markdown(head, map(cells, done), 4),
+        f"{len(layers)} families with {sum(row['models'] for row in layers)} models have no attention made of matrix "
+        "products, or one that no adapter declares. Their Linear and Conv2d layers are quantized:",
+        markdown(head, map(cells, layers), 4),
     ]
     if failed:
-        parts.append(markdown(["timm.models", "not measured"], [[row["family"], row["error"]] for row in failed]))
+        parts.append(markdown(["`timm.models`", "not measured"], [[row["family"], row["error"]] for row in failed]))
     return "\n\n".join(parts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from mmengine.registry import MODELS as HOST_MODELS
 from mmengine.registry import init_default_scope
 from torch import nn
@@ -19,20 +21,22 @@ from ..distillation import Teacher
 from ..errors import PSAQError, UsageError
 from ..generation import GenerationError
 from ..models import (
-    AttentionTaps,
     artifact_model,
     backbone_of,
     backbone_outputs,
     calibration_function,
     check_image_size,
     image_channels,
+    limitation,
     pixel_units,
     policy_of,
+    taps_of,
     unreached,
     without_checkpointing,
     without_downloads,
 )
 from ..models.checkpoint import how_to_get, load_weights, read_checkpoint
+from ..models.hosts.language import set_text
 from ..models.hosts.types import buildable
 from ..quantization import QuantizationError, QuantPolicy, quantized_layers
 from .recipe import recipe_of
@@ -64,12 +68,20 @@ def load_teacher(teacher: nn.Module, path: str, cfg: Config, otherwise: str = ""
     """
     loaded = read_checkpoint(path, hint=how_to_get(Path(path), cfg) + otherwise)
     load_weights(teacher, loaded["state_dict"], path)
+    set_text(teacher, cfg, loaded["meta"])
     return loaded["meta"]
 
 
 def teacher_of(model: nn.Module) -> Teacher:
-    """Wrap a float model for the algorithm, with its outputs, attention taps and pixel units."""
-    return Teacher(model, backbone_outputs, lambda: AttentionTaps(backbone_of(model)[1]), pixel_units(model))
+    """Wrap a float model for the algorithm, with its outputs, taps and pixel units.
+
+    A backbone without an adapter is announced by a warning in mmengine's current log.
+    """
+    backbone = backbone_of(model)[1]
+    missing = limitation(backbone)
+    if missing is not None:
+        print_log(missing, "current", logging.WARNING)
+    return Teacher(model, backbone_outputs, lambda: taps_of(backbone), pixel_units(model))
 
 
 def keep_unreached(artifact: ConfigDict, teacher: nn.Module, size: tuple[int, int], policy: QuantPolicy) -> QuantPolicy:
@@ -153,6 +165,7 @@ def build_pair(cfg: Config, random: bool = False, size: tuple[int, int] | None =
     artifact = artifact_model(ConfigDict(described), quantization)
     with buildable(cfg, "model"):
         teacher = HOST_MODELS.build(copy.deepcopy(described))
+    set_text(teacher, cfg, {})
     if not random:
         if not cfg.get("load_from"):
             raise UsageError("the recipe names no checkpoint: give --checkpoint, or --random for random weights")

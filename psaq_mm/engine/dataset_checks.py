@@ -14,6 +14,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from ..errors import PSAQError, UsageError
+from ..models.hosts.language import takes_text
 
 UNREADABLE = (AssertionError, LookupError, RuntimeError, TypeError, ValueError, NotADirectoryError, PermissionError)
 # Parts of the messages of mmpretrain and mmengine for an empty data set.
@@ -191,6 +192,8 @@ def labels_of(dataset: Any) -> set[int]:
 
 def class_count(model: nn.Module) -> int | None:
     """The number of classes of a model's head; None if the head does not state it."""
+    if takes_text(model):  # which names its classes
+        return None
     box_head = getattr(getattr(model, "roi_head", None), "bbox_head", None)
     # the wrapper of timm's classifiers has a single part, named model
     others = (getattr(model, name, None) for name in ("bbox_head", "decode_head", "head", "model"))

@@ -9,6 +9,7 @@ check_environment()
 from .adapters.conversion import NormOrder
 from .adapters.declaration import Adapter, register_adapter, transformer_blocks
 from .adapters.decomposed import DecomposedAttention
+from .adapters.generic import BlockTaps, limitation, taps_of
 from .adapters.plain.torch_attention import QuantMmcvAttention, QuantTorchAttention
 from .adapters.plain.vit import QuantAttention, QuantMultiheadAttention
 from .adapters.taps import AttentionTaps
@@ -29,6 +30,7 @@ __all__ = [
     "HOSTS",
     "Adapter",
     "AttentionTaps",
+    "BlockTaps",
     "DecomposedAttention",
     "NormOrder",
     "OutputFunction",
@@ -52,6 +54,7 @@ __all__ = [
     "has_authors_names",
     "host_imports",
     "image_channels",
+    "limitation",
     "named",
     "output_function",
     "pixel_bounds",
@@ -61,6 +64,7 @@ __all__ = [
     "quantized_class",
     "register_adapter",
     "takes_rgb",
+    "taps_of",
     "transformer_blocks",
     "try_image_size",
     "unreached",

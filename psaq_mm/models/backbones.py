@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import UsageError
 from .adapters.declaration import BACKBONES, CLASSIFIERS
-from .adapters.taps import AttentionTaps
+from .adapters.generic import OTHER_PRODUCTS, has_attention
 from .hosts import host_class as host_class
 from .hosts import host_name, short_name
 from .quantized import quantize_in_place
@@ -30,7 +30,9 @@ SUPPORTED = supported()
 
 
 def check_supported(cls: type[nn.Module] | None, kind: str) -> type[nn.Module]:
-    """Make sure that an adapter declares a backbone's class.
+    """Make sure that there is a backbone of a class.
+
+    Every module can be quantized: one that no adapter declares, by its Linear and Conv2d layers alone.
 
     Args:
         cls: The class, None where no library has it.
@@ -40,12 +42,13 @@ def check_supported(cls: type[nn.Module] | None, kind: str) -> type[nn.Module]:
         The class.
 
     Raises:
-        UsageError: No adapter does; the message names the supported classes.
+        UsageError: There is no such class, or it is not a module.
     """
-    if cls is not None and BACKBONES.match(cls):
+    if isinstance(cls, type) and issubclass(cls, nn.Module):
         return cls
-    known = ", ".join(f"{name} ({', '.join(hosts)})" for name, hosts in supported().items())
-    raise UsageError(f"backbone {kind} cannot be quantized: supported are {known}, and TimmClassifier (mmpretrain)")
+    raise UsageError(
+        f"no backbone is called {kind}: correct its name, or add the module that registers it to custom_imports"
+    )
 
 
 def quantized_class(host: type[nn.Module]) -> type[nn.Module]:
@@ -56,7 +59,7 @@ def quantized_class(host: type[nn.Module]) -> type[nn.Module]:
     (``backbone.stages.0.*``).
 
     Raises:
-        UsageError: The host's class has no adapter, or (when built) no attention that has one.
+        UsageError: The host's class is not a module.
     """
     checked: Any = check_supported(host, host.__name__)
     return _subclass(checked)
@@ -69,8 +72,8 @@ def _subclass(host: Any) -> type[nn.Module]:
     class Quantized(host):
         def __init__(self, *args: Any, quantization: dict[str, Any], **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            # Raises for a model of timm's whose attention has no adapter.
-            AttentionTaps(self)
+            if not has_attention(self):
+                self.fp_notes = {"attention_products": OTHER_PRODUCTS}
             quantize_in_place(self, quantization, prefix="backbone")
 
         def __reduce__(self) -> tuple[Any, ...]:

@@ -45,6 +45,7 @@ def QuantizedModel(*, host: str, quantization: dict[str, Any], **model: Any) -> 
         **model: The host's own arguments.
     """
     _, scope = policy_of({"scope": "model", **quantization})
+    host_class(host)  # which imports its library
     built = HOST_MODELS.build({"type": host, **model})
     quantization = as_then(built, {**quantization, "scope": scope})
     if scope == "model":

@@ -8,6 +8,9 @@ from torch import nn
 
 from .adapters.declaration import CONSTANTS, HIDDEN_KEYS
 
+# Buffers that Hugging Face no longer keeps, but checkpoints of mmdet's language models contain.
+CONSTANTS.add(("transformers.models.bert.modeling_bert.BertEmbeddings",), ("position_ids", "token_type_ids"))
+
 
 class PartialLoadHook:
     """A host's load hook that is called without some of the keys.

@@ -22,8 +22,9 @@ from ..quantization import (
 from ..quantization.convert import join
 from .adapters.conversion import inline_sum
 from .adapters.declaration import LAYER_SCALES
+from .adapters.generic import OTHER_PRODUCTS, has_attention
 from .adapters.last_layers import last_layers, timm_classifiers
-from .adapters.taps import AttentionTaps
+from .hosts.language import TEXT_ATTENTION, TEXT_BRANCH, takes_text
 from .load_hooks import restrict_load_hooks
 
 SCOPES = ("backbone", "model")
@@ -72,7 +73,7 @@ def quantize_in_place(module: nn.Module, quantization: dict[str, Any], prefix: s
     """
     policy, scope = policy_of(quantization)
     if scope == "model":
-        own = last_layer_overrides(module, policy.last_layers, prefix)
+        own = [*last_layer_overrides(module, policy.last_layers, prefix), *text_overrides(module, prefix)]
         # First, so that overrides of the config count.
         policy = replace(policy, overrides=(*own, *policy.overrides))
     fold_norms(module, lambda name: policy.specs(name) is not None, prefix)
@@ -115,6 +116,21 @@ def last_layer_overrides(model: nn.Module, precision: int | str | None, prefix: 
     return [{"pattern": join(prefix, name), "bits": precision} for name in found]
 
 
+def text_overrides(model: nn.Module, prefix: str = "") -> list[dict[str, Any]]:
+    """Overrides that keep the language model of a detector FP; those of a config (``keep_fp=False``) take precedence.
+
+    Args:
+        model: The float model.
+        prefix: The model's name in the model that the patterns refer to.
+    """
+    for module in model.modules() if takes_text(model) else ():
+        if type(module).__name__ in TEXT_ATTENTION:
+            noted: Any = module
+            noted.fp_notes = {"products": f"attention products of {type(module).__name__} stay FP"}
+    reason = f"the text branch stays FP: override {TEXT_BRANCH!r} with keep_fp=False quantizes it"
+    return keep_float(model, [TEXT_BRANCH] if takes_text(model) else [], reason, prefix)
+
+
 def keep_float(model: nn.Module, names: Iterable[str], reason: str, prefix: str = "") -> list[dict[str, Any]]:
     """Overrides that keep modules FP, with the reason that the coverage report gives for their layers.
 
@@ -144,12 +160,10 @@ def quantize_body(model: nn.Module, name: str, quantization: dict[str, Any]) -> 
 
     Returns:
         The model.
-
-    Raises:
-        UsageError: It has no attention of a supported class.
     """
     body: Any = getattr(model, name)
-    AttentionTaps(body, "timm's model")
+    if not has_attention(body):
+        body.fp_notes = {"attention_products": OTHER_PRODUCTS}
     # First, so that later overrides of the config count.
     options = {**quantization, "overrides": [*classifier_overrides(body, name), *quantization.get("overrides", ())]}
     quantize_in_place(body, options, prefix=name)

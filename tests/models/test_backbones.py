@@ -341,23 +341,16 @@ def test_artifacts_name_the_host_and_download_nothing():
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ({"type": "X", "backbone": {"type": "mmpretrain.ResNet", "depth": 18}}, "backbone ResNet cannot be quantized"),
-        ({"type": "X", "backbone": {"type": "Nothing"}}, "backbone Nothing cannot be quantized.*TIMMBackbone"),
+        ({"type": "X", "backbone": {"type": "Nothing"}}, "no backbone is called Nothing: correct its name, or add"),
+        ({"type": "X", "backbone": {"type": "AvgPool"}}, "no backbone is called AvgPool"),
         ({"type": "mmpretrain.BLIPCaption"}, "has no backbone to quantize"),
     ],
-    ids=["unsupported", "unknown", "none"],
+    ids=["unknown", "other-kind", "none"],
 )
-def test_what_has_no_adapter_is_named(model, said):
+def test_what_cannot_be_quantized_is_named(model, said):
     init_default_scope("mmpretrain")
     with pytest.raises(UsageError, match=said):
         artifact_model(ConfigDict(model), {})
-
-
-def test_timm_models_without_a_known_attention_are_named():
-    init_default_scope("mmpretrain")
-    model = ConfigDict(type="X", backbone={"type": "TIMMBackbone", "model_name": "resnet10t"})
-    with pytest.raises(UsageError, match="has no supported attention.*timm's Attention"):
-        MODELS.build(artifact_model(model, {}).backbone)
 
 
 def test_a_quantized_class_is_made_once():

@@ -7,6 +7,7 @@ its projection: there the tap computes the forward itself, see ``torch_attention
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -55,8 +56,59 @@ def sequence_tokens(merged: Tensor, heads: int, name: str, prefix: int) -> Atten
     return AttentionTokens(tokens, layer=name, has_class_token=prefix > 0)
 
 
-class AttentionTaps:
-    """Collects the patch tokens of every supported attention in a model, in the order of execution.
+class Taps:
+    """Collects the patch tokens of a model's forward passes, in the order of execution.
+
+    Args:
+        model: The float model or backbone.
+
+    Attributes:
+        images: How many images the current pass is of.
+        aspect: Their height divided by their width.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._tokens: list[AttentionTokens] = []
+        self._handles: list[Any] = []
+        # The first layer reads the images; taps of windows do not know how many images theirs are of.
+        self._stem = next((one for one in model.modules() if isinstance(one, nn.Conv2d)), None)
+        self.images, self.aspect = 0, 1.0
+
+    def attach(self) -> Iterator[Any]:
+        """Attach hooks that call :meth:`add`, and give their handles."""
+        raise NotImplementedError
+
+    def add(self, tokens: AttentionTokens) -> None:
+        """Keep the tokens of a layer; groups that count as images are told apart by the number of images."""
+        found = tokens.tokens
+        # a stem that reads patches one by one (TNT) sees more of them than there are images
+        if self.images and len(found) > self.images and found.shape[1] == 1:
+            tokens = replace(tokens, tokens=found.reshape(self.images, -1, *found.shape[2:]))
+        self._tokens.append(tokens)
+
+    def __enter__(self) -> Taps:
+        if self._stem is not None:
+            self._handles.append(self._stem.register_forward_pre_hook(self._measure))
+        self._handles += self.attach()
+        return self
+
+    def _measure(self, _: nn.Module, args: tuple) -> None:
+        self.images, self.aspect = len(args[0]), args[0].shape[-2] / args[0].shape[-1]
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._tokens.clear()
+
+    def take(self) -> list[AttentionTokens]:
+        """The tokens of all forward passes since the last call; they are then forgotten here."""
+        tokens, self._tokens[:] = list(self._tokens), []
+        return tokens
+
+
+class AttentionTaps(Taps):
+    """Taps on every supported attention in a model.
 
     Example::
 
@@ -73,11 +125,7 @@ class AttentionTaps:
     """
 
     def __init__(self, model: nn.Module, name: str = "backbone") -> None:
-        self._tokens: list[AttentionTokens] = []
-        # The first convolution reads the images; taps of windows may not know how many images theirs are of.
-        self._stem = next((one for one in model.modules() if isinstance(one, nn.Conv2d)), None)
-        self._images: int | None = None
-        self._handles: list[Any] = []
+        super().__init__(model)
         self._sites = [
             (tap, module, key, prefix_tokens(model, key))
             for key, module in model.named_modules()
@@ -90,31 +138,7 @@ class AttentionTaps:
                 f"supported are {', '.join(sorted(names))}"
             )
 
-    def __enter__(self) -> AttentionTaps:
-        if self._stem is not None:
-            self._handles.append(self._stem.register_forward_pre_hook(self._count))
+    def attach(self) -> Iterator[Any]:
+        """See base class."""
         for tap, module, name, prefix in self._sites:
-            self._handles += tap(module, name, self._add, prefix)
-        return self
-
-    def _count(self, _: nn.Module, args: tuple) -> None:
-        self._images = len(args[0])
-
-    def _add(self, tokens: AttentionTokens) -> None:
-        found = tokens.tokens
-        # a stem that reads patches one by one (TNT) sees more of them than there are images
-        if self._images and len(found) > self._images and found.shape[1] == 1:
-            found = found.reshape(self._images, -1, *found.shape[2:])
-            tokens = replace(tokens, tokens=found)
-        self._tokens.append(tokens)
-
-    def __exit__(self, *error: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._tokens.clear()
-
-    def take(self) -> list[AttentionTokens]:
-        """The tokens of all forward passes since the last call; they are then forgotten here."""
-        tokens, self._tokens[:] = list(self._tokens), []
-        return tokens
+            yield from tap(module, name, self.add, prefix)

@@ -34,10 +34,14 @@ def one_stage_logits(model: Any, images: Tensor) -> list[Tensor]:
 
 def detector_outputs(model: Any, images: Tensor) -> list[Tensor]:
     """The outputs of any detector of mmdet by its own forward without post-processing, such as those of a DETR."""
+    return list(tensors(model(images, samples_of(images), mode="tensor")))
+
+
+def samples_of(images: Tensor) -> list[Any]:
+    """mmdet's data sample of each image of a batch (:func:`metas_of`)."""
     from mmdet.structures import DetDataSample
 
-    samples = [DetDataSample(metainfo=meta) for meta in metas_of(images)]
-    return list(tensors(model(images, samples, mode="tensor")))
+    return [DetDataSample(metainfo=meta) for meta in metas_of(images)]
 
 
 def metas_of(images: Tensor) -> list[dict[str, Any]]:

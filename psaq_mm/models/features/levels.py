@@ -12,7 +12,9 @@ from ...errors import UsageError
 from ..adapters.declaration import transformer_blocks
 from ..backbones import backbone_of
 from ..hosts import kinds_of, modules_of
+from ..hosts.language import takes_text
 from .detectors import detector_outputs, is_one_stage, one_stage_logits, tensors
+from .language import TextOutputs
 from .two_stage import CalibrationOutputs, DetectorLogits, has_usual_heads
 
 OutputFunction = Callable[[nn.Module, Tensor], list[Tensor]]
@@ -153,7 +155,9 @@ def logits_function(teacher: nn.Module) -> OutputFunction:
         return classifier_logits
     if SEGMENTOR in kinds and hasattr(teacher, "decode_head"):
         return segmentor_function(teacher)
-    return one_stage_logits if is_one_stage(teacher) else DetectorLogits(teacher)
+    if not is_one_stage(teacher):
+        return DetectorLogits(teacher)
+    return TextOutputs(teacher) if takes_text(teacher) else one_stage_logits
 
 
 def calibration_function(scope: str, teacher: nn.Module) -> OutputFunction:
@@ -174,6 +178,8 @@ def calibration_function(scope: str, teacher: nn.Module) -> OutputFunction:
     kinds = kinds_of(teacher)
     if SEGMENTOR in kinds and hasattr(teacher, "decode_head"):
         return segmentor_function(teacher)
+    if takes_text(teacher):
+        return TextOutputs(teacher)
     if has_usual_heads(teacher):
         return CalibrationOutputs(teacher)
     return detector_outputs if DETECTOR in kinds else logits_function(teacher)

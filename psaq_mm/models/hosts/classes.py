@@ -11,6 +11,7 @@ from mmengine.registry import MODELS as HOST_MODELS
 from torch import nn
 
 from ...errors import PSAQError
+from .repairs import repair_hosts
 
 HOSTS = ("mmdet", "mmseg", "mmpretrain")
 
@@ -24,7 +25,9 @@ def host_class(kind: str | type, scope: str | None = None) -> type[nn.Module] | 
     if isinstance(kind, type):
         return kind
     with host_imports(), HOST_MODELS.switch_scope_and_registry(scope) as registry:
-        return registry.get(kind)
+        found: type[nn.Module] | None = registry.get(kind)
+    repair_hosts()
+    return found
 
 
 def host_name(cls: type) -> str:

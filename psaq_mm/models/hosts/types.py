@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 
 from ...errors import PSAQError, UsageError
-from .classes import HOSTS, host_imports, import_failure, named
+from .classes import HOSTS, host_class, host_imports, import_failure, named
 
 UNKNOWN = re.compile(r"(?P<name>[\w.]+) is not in the (?P<scope>\w+)::(?P<kind>[\w ]+) registry")
 
@@ -83,6 +83,9 @@ def buildable(cfg: Config, part: str) -> Iterator[None]:
     """
     try:
         with registered(cfg):
+            described = cfg.get("model") or {}
+            if described.get("type"):
+                host_class(described["type"], described.get("_scope_") or cfg.get("default_scope"))
             yield
     except (PSAQError, FileNotFoundError, MemoryError):
         raise

@@ -1,0 +1,155 @@
+"""The way in for backbones without an adapter: patch tokens from the outputs of their blocks.
+
+Their Linear and Conv2d layers are quantized as those of any model. Products of two activations stay FP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from ...errors import UsageError
+from ...generation import AttentionTokens
+from ...quantization.convert import OPAQUE
+from .declaration import TAPS
+from .taps import AttentionTaps, Taps
+
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd, *OPAQUE)
+# The side to which larger maps are averaged: that of a ViT for images of 512 pixels.
+LARGEST = 32
+SMALLEST_COUNT = 4
+OTHER_PRODUCTS = "no adapter declares the attention of this backbone: products of two activations stay FP"
+
+
+def has_attention(model: nn.Module) -> bool:
+    """Whether an adapter declares how to read patch tokens of one of the model's modules."""
+    return any(TAPS.of(type(module)) is not None for module in model.modules())
+
+
+def taps_of(model: nn.Module) -> Taps:
+    """Taps on the attention that adapters declare; for a model without such attention, on the outputs of its blocks."""
+    return AttentionTaps(model) if has_attention(model) else BlockTaps(model)
+
+
+def limitation(model: nn.Module) -> str | None:
+    """What is less than full for a backbone without an adapter, in one line; None for others."""
+    if has_attention(model):
+        return None
+    return (
+        f"no adapter declares the attention of {type(model).__name__}: its Linear and Conv2d layers are quantized, "
+        "products of two activations (if it has any) stay FP, and images are made from the patch similarity of the "
+        f"outputs of {len(blocks_of(model))} blocks"
+    )
+
+
+def blocks_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The repeated blocks of a backbone, by name, in the order of registration.
+
+    A block is an element of a Sequential or ModuleList with two or more layers of its own, such as a residual block
+    or an encoder layer; of nested ones the innermost count. A network without blocks, such as VGG, gives its
+    convolutions.
+    """
+    found = [(name, block) for name, block, _ in _blocks(model, "")]
+    return found or [(name, one) for name, one in model.named_modules() if isinstance(one, nn.Conv2d)]
+
+
+def _blocks(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, int]]:
+    listed = isinstance(module, (nn.Sequential, nn.ModuleList))
+    for key, child in module.named_children():
+        name = f"{path}.{key}" if path else key
+        inner = list(_blocks(child, name))
+        if inner:
+            yield from inner
+        elif listed and not isinstance(child, (nn.Sequential, nn.ModuleList, *LAYERS)):
+            count = sum(isinstance(one, LAYERS) for one in child.modules())
+            if count > 1:
+                yield name, child, count
+
+
+def map_tokens(output: Any, images: int, aspect: float) -> Tensor | None:
+    """The patch tokens in a module's output; None where it has none.
+
+    Args:
+        output: A feature map ``(b, c, h, w)`` or ``(b, h, w, c)``, a sequence ``(b, n, c)``, or a tuple or list whose
+            first element is one.
+        images: The number of images, b.
+        aspect: Their height divided by their width, by which the two kinds of maps are told apart.
+
+    Returns:
+        ``(b, 1, n, c)`` with n from 4 to 1024; larger maps are averaged over areas.
+
+    Example: a map ``(2, 64, 80, 80)`` gives ``(2, 1, 1024, 64)``.
+    """
+    while isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if not isinstance(output, Tensor) or not output.is_floating_point() or len(output) != images:
+        return None
+    # a copy, since an activation behind the block may work in place
+    output = output.clone()
+    if output.dim() == 3:
+        return output.unsqueeze(1) if output.shape[1] >= SMALLEST_COUNT else None
+    if output.dim() != 4:
+        return None
+    _, first, second, third = output.shape
+
+    def misfit(height: int, width: int) -> float:
+        return abs(height / width - aspect)
+
+    if misfit(first, second) < misfit(second, third):
+        output = output.permute(0, 3, 1, 2)
+    height, width = output.shape[2:]
+    if height * width < SMALLEST_COUNT:
+        return None
+    if max(height, width) > LARGEST:
+        output = adaptive_avg_pool2d(output, (min(height, LARGEST), min(width, LARGEST)))
+    return output.flatten(2).transpose(1, 2).unsqueeze(1)
+
+
+class BlockTaps(Taps):
+    """Collects the outputs of a backbone's blocks as patch tokens, in the order of execution.
+
+    Used like :class:`.taps.AttentionTaps`.
+
+    Args:
+        model: The float model or backbone.
+
+    Raises:
+        UsageError: It has no block and no convolution; later, if no output is a feature map or a sequence of tokens.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._blocks = blocks_of(model)
+        self._kind = type(model).__name__
+        if not self._blocks:
+            raise UsageError(
+                f"backbone {self._kind} has no feature map, which image generation needs: give images of your own"
+            )
+
+    def attach(self) -> Iterator[Any]:
+        """See base class."""
+        for name, block in self._blocks:
+
+            def collect(_: nn.Module, args: tuple, output: Any, name: str = name) -> None:
+                tokens = map_tokens(output, self.images, self.aspect)
+                if tokens is not None:
+                    self.add(AttentionTokens(tokens, layer=name))
+
+            yield block.register_forward_hook(collect)
+
+    def take(self) -> list[AttentionTokens]:
+        """See base class.
+
+        Raises:
+            UsageError: No output of a block is a feature map or a sequence of tokens.
+        """
+        found = super().take()
+        if not found:
+            raise UsageError(
+                f"no block of {self._kind} has a feature map of at least {SMALLEST_COUNT} positions as its output, "
+                "which image generation needs: use larger images, or give images of your own"
+            )
+        return found

@@ -1,0 +1,148 @@
+"""Backbones without an adapter: which blocks they have, and their tokens."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from psaq_mm.errors import UsageError
+from psaq_mm.models import AttentionTaps, BlockTaps, artifact_model, limitation, quantize_in_place, taps_of
+from psaq_mm.models.adapters.generic import blocks_of, map_tokens
+from psaq_mm.quantization import QuantConv2d, QuantLinear, QuantPolicy, calibrating, coverage
+from tests.conftest import random_weights
+
+# library, config, how many blocks, and what the first is called
+BACKBONES: dict[str, tuple[str, dict[str, Any], int, str]] = {
+    "mmdet-resnet": ("mmdet", {"type": "ResNet", "depth": 18, "base_channels": 8}, 8, "layer1.0"),
+    "mmdet-res2net": ("mmdet", {"type": "Res2Net", "depth": 50, "base_channels": 8}, 16, "layer1.0"),
+    "mmpretrain-convnext": (
+        "mmpretrain",
+        {"type": "ConvNeXt", "arch": {"depths": [1, 1, 2, 1], "channels": [8, 16, 32, 64]}},
+        5,
+        "stages.0.0",
+    ),
+    "mmpretrain-vgg": ("mmpretrain", {"type": "VGG", "depth": 11}, 8, "features.0.conv"),
+    "mmpretrain-mlp-mixer": (
+        "mmpretrain",
+        {
+            "type": "MlpMixer",
+            "arch": {"embed_dims": 16, "num_layers": 2, "tokens_mlp_dims": 8, "channels_mlp_dims": 32},
+            "img_size": 64,
+            "patch_size": 16,
+        },
+        2,
+        "layers.0",
+    ),
+    "timm-resnet": ("mmpretrain", {"type": "TIMMBackbone", "model_name": "resnet10t"}, 4, "timm_model.layer1.0"),
+}
+EVERY = pytest.mark.parametrize(("scope", "config", "count", "first"), BACKBONES.values(), ids=BACKBONES.keys())
+IMAGES = (2, 3, 64, 64)
+
+
+def built(scope: str, config: dict[str, Any]) -> nn.Module:
+    init_default_scope(scope)
+    return random_weights(MODELS.build(copy.deepcopy(config)))
+
+
+@EVERY
+def test_images_are_made_from_the_outputs_of_blocks(scope, config, count, first):
+    model = built(scope, config)
+    names = [name for name, _ in blocks_of(model)]
+    assert len(names) == count and names[0] == first
+    images = torch.randn(IMAGES, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    with taps_of(model) as taps:
+        assert isinstance(taps, BlockTaps)
+        model(images)
+        layers = taps.take()
+    # the last maps may have fewer than 4 positions
+    assert 0 < len(layers) <= count and layers[0].layer == first
+    assert all(len(layer.tokens) == 2 and 4 <= layer.tokens.shape[2] <= 1024 for layer in layers)
+    (gradient,) = torch.autograd.grad(sum(layer.tokens.square().sum() for layer in layers), images)
+    assert bool((gradient.flatten(1).abs().sum(1) > 0).all())
+    assert "products of two activations (if it has any) stay FP" in limitation(model)
+
+
+@EVERY
+def test_linear_and_convolution_layers_are_quantized_and_the_coverage_says_what_is_not(scope, config, count, first):
+    teacher = built(scope, config)
+    student = MODELS.build(artifact_model(ConfigDict(type="X", backbone=copy.deepcopy(config)), {}).backbone)
+    student.load_state_dict(teacher.state_dict(), strict=False)
+    student.eval()
+    images = torch.randn(IMAGES, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        with calibrating(student):
+            student(images)
+        ours, theirs = student(images), teacher(images)
+    for one, other in zip(ours, theirs, strict=True):
+        assert 0 < (one - other).norm() < 0.15 * other.norm()
+    layers = [one for one in student.modules() if isinstance(one, (nn.Linear, nn.Conv2d))]
+    assert layers and all(isinstance(one, (QuantLinear, QuantConv2d)) for one in layers)
+    reasons = {row.name: row.reason for row in coverage(student, QuantPolicy(), "backbone").rows}
+    assert "no adapter declares the attention" in reasons["backbone.attention_products"]
+
+
+class Unheard(nn.Module):
+    """A backbone that nobody has heard of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        self.mix = nn.ModuleList(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()) for _ in range(2))
+        self.last = nn.Linear(8, 8)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x = self.stem(images)
+        for layer in self.mix:
+            x = x + layer(x)
+        return (self.last(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),)
+
+
+def test_a_class_of_ones_own_is_quantized():
+    model = random_weights(Unheard())
+    assert [name for name, _ in blocks_of(model)] == ["stem", "mix.0.0", "mix.1.0"]
+    quantized = quantize_in_place(copy.deepcopy(model), {})
+    assert isinstance(quantized.last, QuantLinear) and isinstance(quantized.mix[1][0], QuantConv2d)
+
+
+def test_what_has_no_feature_map_is_refused():
+    with pytest.raises(UsageError, match="Sequential has no feature map, which image generation needs: give images"):
+        taps_of(nn.Sequential(nn.Flatten(), nn.Linear(48, 4)))
+    with taps_of(nn.Sequential(nn.Conv2d(3, 4, 8, 8))) as taps:
+        taps._blocks[0][1](torch.zeros(1, 3, 8, 8))
+        with pytest.raises(UsageError, match="feature map of at least 4 positions.*use larger images"):
+            taps.take()
+
+
+def test_models_with_an_adapter_are_not_limited():
+    model = built("mmseg", {"type": "VisionTransformer", "embed_dims": 16, "num_layers": 1, "num_heads": 1})
+    assert limitation(model) is None and isinstance(taps_of(model), AttentionTaps)
+
+
+@pytest.mark.parametrize(
+    ("shape", "aspect", "expected"),
+    [
+        pytest.param((2, 8, 6, 6), 1.0, (2, 1, 36, 8), id="channels-first"),
+        pytest.param((2, 6, 6, 8), 1.0, (2, 1, 36, 8), id="channels-last"),
+        pytest.param((2, 6, 12, 8), 0.5, (2, 1, 72, 8), id="channels-last-oblong"),
+        pytest.param((2, 8, 6, 12), 0.5, (2, 1, 72, 8), id="channels-first-oblong"),
+        pytest.param((2, 8, 80, 40), 2.0, (2, 1, 1024, 8), id="large"),
+        pytest.param((2, 16, 8), 1.0, (2, 1, 16, 8), id="sequence"),
+        pytest.param((2, 8, 1, 1), 1.0, None, id="no-map"),
+        pytest.param((3, 8, 6, 6), 1.0, None, id="other-batch"),
+        pytest.param((2, 8), 1.0, None, id="vector"),
+    ],
+)
+def test_maps_and_sequences_are_told_apart(shape, aspect, expected):
+    found = map_tokens((torch.zeros(shape),), 2, aspect)
+    assert found is None if expected is None else tuple(found.shape) == expected
+
+
+def test_tokens_of_a_map_are_its_positions():
+    output = torch.arange(2 * 3 * 4.0).view(1, 2, 3, 4)
+    assert torch.equal(map_tokens(output, 1, 0.75)[0, 0, 5], output[0, :, 1, 1])
