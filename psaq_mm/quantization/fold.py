@@ -23,6 +23,10 @@ _P = TypeVar("_P", bound=Pairs)
 
 _PAIRS: ClassTable[Pairs] = ClassTable()
 _LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+# Norms whose forward is known; that of timm's also applies its own "drop" and "act", which stay.
+_NORMS: ClassTable[tuple[str, ...]] = ClassTable()
+_NORMS.add(("torch.nn.modules.batchnorm._BatchNorm", "torch.nn.modules.batchnorm.SyncBatchNorm"), ())
+_NORMS.add(("timm.layers.norm_act.BatchNormAct2d",), ("drop", "act"))
 _STATISTICS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
@@ -120,6 +124,8 @@ def fold(
 def fold_norms(model: nn.Module, wanted: Callable[[str], bool] = lambda name: True, prefix: str = "") -> list[str]:
     """Folds batch norms into the layers before them, in place; each becomes an ``nn.Identity``.
 
+    Of a norm that also applies an activation (timm's), the activation remains.
+
     The model then computes in every mode what it computed in eval mode. Pairs are neighbours in ``nn.Sequential`` and
     what :func:`register_pairs` declares. Norms without running statistics and layers that occur in several places are
     left alone, because one weight cannot contain two norms.
@@ -155,6 +161,8 @@ def foldable(layer: nn.Module | None, norm: nn.Module | None) -> bool:
         return False
     if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
         return False
+    if _NORMS.match(type(norm)) is None:
+        return False
     # A weight that is computed from others (spectral norm) is not a parameter of the layer.
     plain = layer._parameters.get("weight") is not None and not layer._forward_pre_hooks
     grouped = isinstance(layer, nn.ConvTranspose2d) and layer.groups > 1
@@ -187,7 +195,8 @@ def _fold_pair(module: Any, layer_name: str, norm_name: str) -> None:
         layer.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)
     else:
         layer.bias.copy_(bias)
-    module._modules[norm_name] = nn.Identity().train(norm.training)
+    rest = [norm._modules[key] for key in _NORMS.of(type(norm)) or ()]
+    module._modules[norm_name] = (nn.Sequential(*rest) if rest else nn.Identity()).train(norm.training)
     folded = FoldedNorm(layer_name, norm_name, axis, norm.eps)
     module.__dict__.setdefault("folded_norms", []).append(folded)
     module._register_load_state_dict_pre_hook(folded)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -19,16 +19,19 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import PSAQError
 from ...generation import AttentionTokens
-from ...quantization import QuantMatMul, QuantPolicy, convert_child
+from ...quantization import QuantizedLayer, QuantMatMul, QuantPolicy, convert_child
 from ...quantization.convert import Factory
 from .conversion import convert_with_output
 from .declaration import Sink, Tap
 from .products import AttentionProducts, output_quantizer
 
 Multiply = Callable[..., Tensor]
+# The attribute of each product in the order of calls, None for one that stays FP; or a function of the module.
+Calls = tuple[str | None, ...]
 PRODUCTS = frozenset(
     (torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.bmm, torch.Tensor.__matmul__)  # type: ignore[attr-defined]
 )
+CONSTANT = "does not depend on the image: engines compute it once, in FP"
 # Code whose products are not an attention's: those of layers and quantizers, which run within its forward.
 OWN = ("torch", "psaq_mm")
 
@@ -54,9 +57,14 @@ class Intercept(TorchFunctionMode):
                 return self.product(func, *args, **kwargs)
             if func is scaled_dot_product_attention:
                 if self.fused:
-                    return attention_steps(functools.partial(self.product, torch.matmul), *args, **kwargs)
+                    return attention_steps(functools.partial(self.product, step), *args, **kwargs)
                 return self.product(func, *args, **kwargs)
         return func(*args, **kwargs)
+
+
+def step(a: Tensor, b: Tensor) -> Tensor:
+    """A product of torch's fused attention, whose second one has the softmax output on the left in all libraries."""
+    return torch.matmul(a, b)
 
 
 def attention_steps(
@@ -84,13 +92,15 @@ def attention_steps(
 class InterceptedAttention(AttentionProducts):
     """The base class that :func:`intercepted` puts before a library's attention class."""
 
-    # The attribute of each product in the order of calls; None stays FP.
-    _calls: tuple[str | None, ...]
+    _calls: Calls
+    _transposed: bool
+    _caches: tuple[str, ...]
     _host: ClassVar[type[nn.Module]]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The library's forward, with quantized products."""
         calls = iter(self._calls)
+        weighted = {second for _, second in pairs(self._calls)}
 
         def product(multiply: Multiply, a: Tensor, b: Tensor) -> Tensor:
             key = next(calls, "")
@@ -99,13 +109,25 @@ class InterceptedAttention(AttentionProducts):
             if key is None:
                 return multiply(a, b)
             quantized: QuantMatMul = getattr(self, key)
-            return self.weighted(quantized, a, b) if key == self._calls[-1] else quantized(a, b)
+            if key not in weighted:
+                return quantized(a, b)
+            if self._transposed and multiply is not step:
+                # as contiguous as a product is, for views of it
+                return self.weighted(quantized, b.mT, a.mT).mT.contiguous()
+            return self.weighted(quantized, a, b)
 
+        self._forget()
         with Intercept(product, fused=True):
             result = super().forward(*args, **kwargs)
+        self._forget()
         if next(calls, "") != "":
             raise PSAQError(self._disagreement("fewer"))
         return result
+
+    def _forget(self) -> None:
+        # What is computed from a parameter must not outlive the parameter's value, nor the graph of its gradient.
+        for key in self._caches:
+            getattr(self, key).clear()
 
     def _disagreement(self, than: str) -> str:
         return (
@@ -130,46 +152,107 @@ def _subclass(host: Any) -> type[nn.Module]:
     return type(name, (InterceptedAttention, host), {"_host": host, "__module__": __name__, "__doc__": text})
 
 
+def pairs(calls: Calls) -> list[tuple[str, str]]:
+    """The names of both products of each attention in a forward; most have one."""
+    named = [key for key in calls if key is not None]
+    return list(zip(named[::2], named[1::2], strict=True))
+
+
 def intercepted(
     *projections: str,
-    calls: tuple[str | None, ...] = ("qk", "av"),
+    calls: Calls | Callable[[Any], Calls] = ("qk", "av"),
     normalised: bool = False,
     softmax: bool = True,
+    transposed: bool = False,
+    constants: tuple[str, ...] = (),
+    caches: tuple[str, ...] = (),
 ) -> Factory:
     """The quantized form of an attention class that keeps its library's forward.
 
     Args:
-        *projections: The attributes of the layers that compute q, k and v, which must be called as layers. Schemes
-            other than ``deploy`` quantize the outputs of all layers of the attention.
-        calls: A name for each matrix product in the forward, in the order of calls, None for one that stays FP. The
-            last is the product of the softmax output and v, the last but one among the named that of q and k. torch's
-            ``scaled_dot_product_attention`` counts as two. A name must not be an attribute of the class.
+        *projections: The attributes of the layers that compute q, k and v, which must be called as layers; those that
+            a module lacks are ignored. Schemes other than ``deploy`` quantize the outputs of all layers of the
+            attention.
+        calls: A name for each matrix product in the forward, in the order of calls, None for one that stays FP; or a
+            function that gives them for a module. Named are the product of q and k, then that of the softmax output
+            and v, for each attention in turn. torch's ``scaled_dot_product_attention`` counts as two. A name must not
+            be an attribute of the class.
         normalised: Whether q and k are changed between the projections and their product: by norms, rotary position
             embeddings or pooling.
-        softmax: Whether the left operand of the last product is a softmax output.
+        softmax: Whether an operand of the second product is a softmax output.
+        transposed: Whether that operand is the right one, ``v^T a^T``, where torch's fused attention is not used.
+        constants: Children whose outputs do not depend on the image, such as layers that compute a position bias.
+            They stay FP, since engines compute them once.
+        caches: Attributes of dictionaries in which the forward keeps what it computed from parameters. They are
+            emptied before and after each pass.
 
     Returns:
         A factory for :attr:`.declaration.Adapter.attentions`.
     """
-    first, second = (key for key in calls if key is not None)
 
     def quantize(module: Any, name: str, policy: QuantPolicy) -> nn.Module:
         for key, child in module.named_children():
-            convert = convert_with_output if isinstance(child, (nn.Linear, nn.Conv2d)) else convert_child
-            setattr(module, key, convert(child, f"{name}.{key}", policy))
-        parameters = [key for key, value in module._parameters.items() if value is not None]
+            if key in constants:
+                _keep(child)
+            else:
+                setattr(module, key, _convert(child, f"{name}.{key}", policy))
+        own = [key for key, value in module._parameters.items() if value is not None]
         noted = getattr(module, "fp_notes", {})
         host: Any = type(module)
         module.__class__ = _subclass(host)
-        module._calls = calls
-        output = output_quantizer(getattr(module, projections[0])) if projections else None
-        module.add_products(name, policy, ", ".join(projections), output, normalised, softmax, (first, second))
-        module.fp_notes |= dict.fromkeys(parameters, "parameters of an attention itself stay FP") | noted
-        if None in calls:
+        module._calls = calls(module) if callable(calls) else calls
+        module._transposed, module._caches = transposed, caches
+        used = [key for key in projections if getattr(module, key, None) is not None]
+        output = output_quantizer(_last_layer(getattr(module, used[0]))) if used else None
+        for keys in pairs(module._calls):
+            module.add_products(name, policy, ", ".join(used), output, normalised, softmax, keys)
+        module.fp_notes |= dict.fromkeys(own, "parameters of an attention itself stay FP") | noted
+        if None in module._calls:
             module.fp_notes["other_products"] = "products with position tables stay FP"
         return module
 
     return quantize
+
+
+def _convert(child: nn.Module, name: str, policy: QuantPolicy) -> nn.Module:
+    """Convert a child of an attention; schemes other than ``deploy`` quantize the outputs of the layers in it."""
+    if isinstance(child, (nn.Linear, nn.Conv2d)):
+        return convert_with_output(child, name, policy)
+    converted = convert_child(child, name, policy)
+    for path, layer in converted.named_modules():
+        if isinstance(layer, QuantizedLayer):
+            convert_with_output(layer, f"{name}.{path}", policy)
+    for one in _without_form(converted):
+        _note_parameters(one, "parameters of an attention stay FP")
+    return converted
+
+
+def _keep(child: nn.Module) -> None:
+    """Note for a child that stays FP why it does."""
+    for one in child.modules():
+        _note_parameters(one, CONSTANT)
+        if isinstance(one, (nn.Linear, nn.Conv2d)):
+            noted: Any = one
+            noted.fp_notes["input"] = CONSTANT
+
+
+def _without_form(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules with parameters of their own for which the coverage report has no reason."""
+    for one in module.modules():
+        norm = isinstance(one, (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm))
+        if not norm and not isinstance(one, QuantizedLayer) and not hasattr(one, "fp_notes"):
+            yield one
+
+
+def _note_parameters(module: Any, reason: str) -> None:
+    own = [key for key, value in module._parameters.items() if value is not None]
+    if own:
+        module.fp_notes = dict.fromkeys(own, reason)
+
+
+def _last_layer(module: nn.Module) -> nn.Module:
+    """The layer that computes a projection's output, which may stand in a container with its norm."""
+    return [module, *(one for one in module.modules() if isinstance(one, QuantizedLayer))][-1]
 
 
 def heads_first(merged: Tensor) -> Tensor:
@@ -199,17 +282,31 @@ class _Tapped:
         self.module.__dict__.pop("forward", None)
 
 
+def heads_then_windows(merged: Tensor) -> Tensor:
+    """``(b, heads, windows, n, d)`` as ``(b, windows, n, d)``, or as :func:`heads_first` where there are none."""
+    return merged.mean(1)
+
+
+def windows_then_heads(merged: Tensor) -> Tensor:
+    """``(b, windows, heads, n, d)`` as ``(b, windows, n, d)``."""
+    return merged.mean(2)
+
+
 def tap_products(
-    calls: int = 2,
+    calls: int | Callable[[Any], int] = 2,
     tokens: Callable[[Tensor], Tensor] = heads_first,
     prefixed: bool = True,
+    transposed: bool = False,
 ) -> Tap:
     """A tap on the result of an attention's last product.
 
     Args:
-        calls: How many products the forward computes; ``scaled_dot_product_attention`` counts as two.
-        tokens: Turns that result into tokens, ``(b, n, d)``, where b may be images times groups (windows).
+        calls: How many products the forward computes up to that one; ``scaled_dot_product_attention`` counts as two.
+            Or a function that gives it for a module.
+        tokens: Turns that result into tokens, ``(b, n, d)``, where b may be images times groups (windows), or
+            ``(images, groups, n, d)``.
         prefixed: Whether class tokens and registers, which the model may have, stand before the patches in it.
+        transposed: Whether it is ``v^T a^T`` where torch's fused attention is not used, see :func:`intercepted`.
 
     Returns:
         A tap for :attr:`.declaration.Adapter.taps`.
@@ -217,6 +314,7 @@ def tap_products(
 
     def tap(module: Any, name: str, sink: Sink, prefix: int) -> list[Any]:
         before = prefix if prefixed else 0
+        count = calls(module) if callable(calls) else calls
 
         def around() -> TorchFunctionMode:
             done = 0
@@ -224,9 +322,11 @@ def tap_products(
             def product(multiply: Multiply, *operands: Tensor, **options: Any) -> Tensor:
                 nonlocal done
                 result = multiply(*operands, **options)
-                done += 2 if multiply is scaled_dot_product_attention else 1
-                if done == calls:
-                    found = tokens(result).unsqueeze(1)[:, :, max(before - 1, 0) :]
+                fused = multiply is scaled_dot_product_attention
+                done += 2 if fused else 1
+                if done == count:
+                    found = tokens(result.mT if transposed and not fused else result)
+                    found = (found if found.dim() == 4 else found.unsqueeze(1))[:, :, max(before - 1, 0) :]
                     # attention of a class token alone has no patches
                     if found.shape[2] > before + 1:
                         sink(AttentionTokens(found, layer=name, has_class_token=before > 0))

@@ -63,6 +63,9 @@ class AttentionProducts(nn.Module):
         if deploy:
             return
         notes = {"left": f"scheme {policy.scheme} keeps the softmax output FP"}
+        if not softmax:
+            notes["left"] = f"scheme {policy.scheme} quantizes the outputs of layers and of the first product"
+            notes["right"] = notes["left"]
         if output is not None:
             notes["right"] = OF_PROJECTION.format(projection)
             if not normalised:

@@ -83,7 +83,8 @@ class Taps:
     def add(self, tokens: AttentionTokens) -> None:
         """Keep the tokens of a layer; groups that count as images are told apart by the number of images."""
         found = tokens.tokens
-        if self.images and len(found) != self.images and found.shape[1] == 1:
+        # a stem that reads patches one by one (TNT) sees more of them than there are images
+        if self.images and len(found) > self.images and found.shape[1] == 1:
             tokens = replace(tokens, tokens=found.reshape(self.images, -1, *found.shape[2:]))
         self._tokens.append(tokens)
 

@@ -1,0 +1,1 @@
+"""timm's families of transformers, of which most keep their own forward (:mod:`..intercepted`)."""
