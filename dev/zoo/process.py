@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import resource
+import signal
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -71,6 +72,7 @@ def parts_of(receiver: Connection, deadline: float) -> Iterator[dict[str, Any]]:
 
 def child(work: Callable[[Tell], None], sender: Connection, memory_gib: float) -> None:
     """The forked process: nothing on the terminal, limited memory, and a hard end after the work."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
