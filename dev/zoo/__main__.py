@@ -45,7 +45,7 @@ def main() -> int:
     again.add_argument("--again", action="store_true", help="also run groups that the record has")
     again.add_argument("--failed", action="store_true", help="also run groups that failed")
     parser.add_argument("--cycles", type=int, default=0, help="teacher-student cycles of one step (default: 0)")
-    parser.add_argument("--seconds", type=float, default=300, help="time limit of a run")
+    parser.add_argument("--seconds", type=float, default=300, help="limit of the CPU time of a run")
     parser.add_argument("--memory", type=float, default=8, help="memory limit of a run in GiB (0: none)")
     parser.add_argument("-o", "--out", type=Path, default=Path("results/zoo.json"), help="the record")
     parser.add_argument("--scan", action="store_true", help="read all configs again: for changed rules of grouping; "
