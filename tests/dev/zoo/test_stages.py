@@ -11,7 +11,14 @@ from mmengine.config import Config
 from torch import nn
 
 from dev.zoo import stages as stages_module
-from dev.zoo.models import draw_weights, fitting_size, relative_error, without_addresses, without_initialization
+from dev.zoo.models import (
+    draw_weights,
+    fitting_size,
+    relative_error,
+    with_few_boxes,
+    without_addresses,
+    without_initialization,
+)
 from dev.zoo.process import run_apart
 from dev.zoo.samples import channels_of, sizes_of
 from dev.zoo.stages import Stages
@@ -103,6 +110,15 @@ def test_addresses_of_checkpoints_are_removed():
     model = {"type": "LAD", "teacher_ckpt": "http://x/y.pth", "parts": [{"checkpoint": "https://z", "name": "a"}]}
     without_addresses(model)
     assert model == {"type": "LAD", "teacher_ckpt": None, "parts": [{"checkpoint": None, "name": "a"}]}
+
+
+def test_few_boxes_pass():
+    model = {"test_cfg": {"rpn": {"nms_pre": 1000, "max_per_img": 5}, "rcnn": [{"max_per_img": 300}]}, "depth": 101}
+    with_few_boxes(model)
+    assert model == {
+        "test_cfg": {"rpn": {"nms_pre": 20, "max_per_img": 5}, "rcnn": [{"max_per_img": 20}]},
+        "depth": 101,
+    }
 
 
 def test_relative_error():
