@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +21,7 @@ from psaq_mm.compat import DISTRIBUTIONS
 from psaq_mm.models import HOSTS
 
 from .configs import configs_folder, find_configs
-from .groups import Group, grouped, representatives
+from .groups import grouped
 from .kinds import KINDS
 from .process import import_libraries, run_apart
 from .record import ZooRecord, enter, read_zoo, update, was_run
@@ -44,9 +45,11 @@ def main() -> int:
     again.add_argument("--again", action="store_true", help="also run groups that the record has")
     again.add_argument("--failed", action="store_true", help="also run groups that failed")
     parser.add_argument("--cycles", type=int, default=0, help="teacher-student cycles of one step (default: 0)")
-    parser.add_argument("--seconds", type=float, default=300, help="time limit of a run")
+    parser.add_argument("--seconds", type=float, default=300, help="limit of the CPU time of a run")
     parser.add_argument("--memory", type=float, default=8, help="memory limit of a run in GiB (0: none)")
     parser.add_argument("-o", "--out", type=Path, default=Path("results/zoo.json"), help="the record")
+    parser.add_argument("--scan", action="store_true", help="read all configs again: for changed rules of grouping; "
+                        "for other versions of the libraries it is done anyway")  # fmt: skip
     parser.add_argument("--list", action="store_true", help="print the groups that would be run, and run none")
     parser.add_argument("--summary", action="store_true", help="print a summary of the record, and run none")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
@@ -56,15 +59,17 @@ def main() -> int:
         print(summary(record))
         return 0
     import_libraries()
-    configs = list(find_configs(tuple(args.library)))
-    groups = grouped(configs)
-    update(record, configs, groups)
-    record.versions = versions()
-    chosen = choose(groups, record, args)
-    print(f"{len(configs)} configs, {len(groups)} groups, {len(chosen)} to run", flush=True)
+    if args.scan or record.versions != versions() or not set(args.library) <= set(record.others):
+        configs = list(find_configs(tuple(args.library)))
+        update(record, configs, grouped(configs))
+        record.versions = versions()
+        record.save(args.out)
+    chosen = choose(record, args)
+    print(f"{len(record.rows)} groups, {len(chosen)} to run", flush=True)
     if args.list:
         print("\n".join(f"{row['library']} {row['config']} ({len(row['covers'])})" for row in chosen))
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which also ends the process of a run
     for number, row in enumerate(chosen, 1):
         enter(row, run_row(row, args))
         record.save(args.out)
@@ -74,12 +79,11 @@ def main() -> int:
     return 0
 
 
-def choose(groups: list[Group], record: ZooRecord, args: argparse.Namespace) -> list[dict[str, Any]]:
+def choose(record: ZooRecord, args: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of the groups that a command line asks for and that are to be run."""
-    first = {group.key for group in representatives(groups)}
     rows = [row for row in record.rows if row["library"] in args.library and row["kind"] in args.kind]
     if args.representatives:
-        rows = [row for row in rows if row["key"] in first]
+        rows = [row for row in rows if row["representative"]]
     if args.only:
         rows = [row for row in rows if any(text in name for text in args.only for name in names_of(row))]
     if not args.again:

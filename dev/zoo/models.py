@@ -20,6 +20,9 @@ from .samples import test_data
 DRAWN = ("uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_")
 DRAWN += ("kaiming_normal_", "orthogonal_", "sparse_")
 LARGEST = 100.0
+# Boxes by center and size, which init_weights sets to those of the whole image; drawn ones may have negative sizes.
+BOXES = "init_proposal_bboxes"
+BOX_COUNTS, BOX_LIMIT = ("nms_pre", "max_per_img"), 20
 # Errors that another size of the image does not change.
 FINAL = (ImportError, NotImplementedError, NameError, MemoryError)
 
@@ -46,13 +49,18 @@ def draw_weights(model: nn.Module, seed: int = 0) -> None:
         id(module.weight) for module in model.modules() if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
     }
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if not parameter.is_floating_point():
                 continue
-            if id(parameter) in matrices:
+            if BOXES in name:
+                parameter.fill_(0.5)
+            elif id(parameter) in matrices:
                 parameter.normal_(0, max(parameter[0].numel(), 1) ** -0.5, generator=generator)
             elif not bool(torch.isfinite(parameter).all()) or float(parameter.abs().max()) > LARGEST:
                 parameter.normal_(0, 0.02, generator=generator)
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer[torch.isnan(buffer)] = 0  # infinity is a mask's
 
 
 def build_float(cfg: Config) -> nn.Module:
@@ -86,6 +94,17 @@ def without_addresses(part: Any) -> None:
         part = list(part.values())
     for one in part if isinstance(part, (list, tuple)) else ():
         without_addresses(one)
+
+
+def with_few_boxes(part: Any) -> None:
+    """Lower the numbers of boxes in ``test_cfg``: scores of random weights are alike, so that many pass thresholds."""
+    if isinstance(part, dict):
+        for key in BOX_COUNTS:
+            if isinstance(part.get(key), int) and part[key] > BOX_LIMIT:
+                part[key] = BOX_LIMIT
+        part = list(part.values())
+    for one in part if isinstance(part, (list, tuple)) else ():
+        with_few_boxes(one)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from psaq_mm.errors import PSAQError
 from psaq_mm.utils.atomic_files import save_json
 
 from .configs import ZooConfig
-from .groups import Group
+from .groups import Group, representatives
 
 TOOL = "zoo"
 
@@ -22,9 +22,9 @@ class ZooRecord:
     """The record.
 
     Attributes:
-        rows: One row a group, run or not, in the order of the groups: what identifies it (``library``, ``key``,
-            ``config``, ``covers``, ``kind``, ``needs``, ``model``, ``backbone``) and, once run, ``stage`` (the last
-            that was begun), ``passed`` (the last that was passed), ``error`` and what the stages found.
+        rows: One row a group, run or not, in the order of the groups: what identifies it (:data:`IDENTITY`) and, once
+            run, ``stage`` (the last that was begun), ``passed`` (the last that was passed), ``error`` and what the
+            stages found.
         others: By library, the files that describe no model (``no_model``), and those that cannot be read with the
             error (``unreadable``).
         versions: Of the libraries.
@@ -66,10 +66,11 @@ def update(record: ZooRecord, configs: Iterable[ZooConfig], groups: list[Group])
     """
     known = {(row["library"], row["key"]): row for row in record.rows}
     libraries = {group.library for group in groups}
+    first = {(group.library, group.key) for group in representatives(groups)}
     kept = [row for row in record.rows if row["library"] not in libraries]
     rows = []
     for group in groups:
-        described = identity(group)
+        described = {**identity(group), "representative": (group.library, group.key) in first}
         found = known.get((group.library, group.key), {})
         rows.append({**described, **{key: value for key, value in found.items() if key not in described}})
     record.rows[:] = [*kept, *rows]
@@ -103,7 +104,7 @@ def enter(row: dict[str, Any], found: dict[str, Any]) -> None:
     row |= found
 
 
-IDENTITY = ("library", "key", "config", "covers", "kind", "needs", "model", "backbone")
+IDENTITY = ("library", "key", "config", "covers", "kind", "needs", "model", "backbone", "representative")
 
 
 def was_run(row: dict[str, Any]) -> bool:

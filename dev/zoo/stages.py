@@ -18,7 +18,7 @@ import psaq_mm
 from psaq_mm.models import backbone_outputs
 
 from .configs import one_line, read
-from .models import build_float, fitting_size, float_config, infer, relative_error, without_addresses
+from .models import build_float, fitting_size, float_config, infer, relative_error, with_few_boxes, without_addresses
 from .samples import channels_of, sizes_of
 
 # In order; the stages from 'generate' to 'calibrate' are those of the run.
@@ -67,6 +67,7 @@ class Stages:
         self.enter("build")
         cfg = read(self.library, self.config)
         without_addresses(cfg.model)
+        with_few_boxes(cfg.model)
         self.cfg, described = cfg, float_config(cfg)
         self.channels = channels_of(described)
         self.model = build_float(cfg)

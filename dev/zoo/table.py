@@ -10,6 +10,7 @@ from psaq_mm.visualization.record_tables import markdown
 from .record import ZooRecord, passed, was_run
 
 Rows = list[dict[str, Any]]
+NOTE = 140  # characters of an error that a table shows
 HEAD = [
     "backbone",
     "configs",
@@ -72,6 +73,7 @@ def note_of(rows: Rows) -> str:
     if not failures:
         return ""
     (text, count), *more = failures.most_common()
+    text = text if len(text) <= NOTE else f"{text[: NOTE - 1].rstrip()}…"
     further = f"; {len(more)} other kinds of failures" if more else ""
     return f"{count}: {text}{further}"
 

@@ -11,7 +11,14 @@ from mmengine.config import Config
 from torch import nn
 
 from dev.zoo import stages as stages_module
-from dev.zoo.models import draw_weights, fitting_size, relative_error, without_addresses, without_initialization
+from dev.zoo.models import (
+    draw_weights,
+    fitting_size,
+    relative_error,
+    with_few_boxes,
+    without_addresses,
+    without_initialization,
+)
 from dev.zoo.process import run_apart
 from dev.zoo.samples import channels_of, sizes_of
 from dev.zoo.stages import Stages
@@ -28,6 +35,11 @@ def hang(tell):
     time.sleep(60)
 
 
+def spin(tell):
+    while True:
+        pass
+
+
 def greedy(tell):
     try:
         torch.empty(2**31)
@@ -41,8 +53,12 @@ def test_a_crash_is_a_row():
 
 
 def test_a_run_that_hangs_is_ended():
-    found = run_apart(hang, 1, 0)
-    assert found["stage"] == "infer_float" and found["error"] == "not done after 1 s" and found["seconds"] < 10
+    found = run_apart(hang, 0.2, 0)
+    assert found["stage"] == "infer_float" and found["error"].startswith("not done after") and found["seconds"] < 10
+
+
+def test_a_run_that_computes_without_end_is_ended():
+    assert run_apart(spin, 1, 0)["error"].startswith("not done after 1 s of CPU time")
 
 
 def test_memory_is_limited():
@@ -94,6 +110,15 @@ def test_addresses_of_checkpoints_are_removed():
     model = {"type": "LAD", "teacher_ckpt": "http://x/y.pth", "parts": [{"checkpoint": "https://z", "name": "a"}]}
     without_addresses(model)
     assert model == {"type": "LAD", "teacher_ckpt": None, "parts": [{"checkpoint": None, "name": "a"}]}
+
+
+def test_few_boxes_pass():
+    model = {"test_cfg": {"rpn": {"nms_pre": 1000, "max_per_img": 5}, "rcnn": [{"max_per_img": 300}]}, "depth": 101}
+    with_few_boxes(model)
+    assert model == {
+        "test_cfg": {"rpn": {"nms_pre": 20, "max_per_img": 5}, "rcnn": [{"max_per_img": 20}]},
+        "depth": 101,
+    }
 
 
 def test_relative_error():
