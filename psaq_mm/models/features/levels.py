@@ -15,6 +15,7 @@ from ..hosts import kinds_of, modules_of
 from ..hosts.language import takes_text
 from .detectors import detector_outputs, is_one_stage, one_stage_logits, tensors
 from .language import TextOutputs
+from .trackers import TRACKER, detector_inside, video_outputs
 from .two_stage import CalibrationOutputs, DetectorLogits, has_usual_heads
 
 OutputFunction = Callable[[nn.Module, Tensor], list[Tensor]]
@@ -164,7 +165,8 @@ def calibration_function(scope: str, teacher: nn.Module) -> OutputFunction:
     """The function that runs every quantizer of a scope: the backbone, or all heads.
 
     Mask heads run too, which level ``logits`` leaves out. The heads of a two-stage detector get the
-    teacher's boxes (:class:`CalibrationOutputs`); other detectors of mmdet run as they are.
+    teacher's boxes (:class:`CalibrationOutputs`); other detectors of mmdet run as they are, those that take text with
+    the text of :func:`psaq_mm.models.hosts.language.text_of`. Of trackers the detector runs.
 
     Args:
         scope: ``'backbone'`` or ``'model'``.
@@ -178,11 +180,25 @@ def calibration_function(scope: str, teacher: nn.Module) -> OutputFunction:
     kinds = kinds_of(teacher)
     if SEGMENTOR in kinds and hasattr(teacher, "decode_head"):
         return segmentor_function(teacher)
+    if TRACKER in kinds:
+        return tracker_function(teacher)
     if takes_text(teacher):
         return TextOutputs(teacher)
     if has_usual_heads(teacher):
         return CalibrationOutputs(teacher)
     return detector_outputs if DETECTOR in kinds else logits_function(teacher)
+
+
+def tracker_function(teacher: nn.Module) -> OutputFunction:
+    """The function that calibrates a tracker's detector, or a model that segments videos.
+
+    What follows the detector, such as embeddings by which objects are found again, does not run.
+    """
+    detector = detector_inside(teacher)
+    if detector is None:
+        return video_outputs
+    outputs = calibration_function("model", detector)
+    return lambda model, images: outputs(detector_inside(model) or model, images)
 
 
 FEATURE_LEVELS: dict[str, Callable[[nn.Module], OutputFunction]] = {
