@@ -125,6 +125,7 @@ setup(
             "timm",
         ],
         "deploy": requirements("deploy"),
+        "language": requirements("language"),
         "openmmlab": ["mmengine>=0.10", "mmcv>=2.1", "mmdet>=3.3", "mmsegmentation", "mmpretrain", "timm"],
     },
     zip_safe=False,

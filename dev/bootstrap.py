@@ -136,7 +136,7 @@ class Environment:
 
     def rest(self, log: Path) -> None:
         """Install OpenMMLab, the tools and this package itself."""
-        names = ("openmmlab", "runtime", "deploy", "dev", "docs", "torch")
+        names = ("openmmlab", "runtime", "deploy", "language", "dev", "docs", "torch")
         wanted = [line for name in names for line in lines(name)]
         self.pip(log, "--no-build-isolation", *wanted)
         if subprocess.run([str(self.python), "-c", "import cv2"], capture_output=True).returncode != 0:
@@ -159,7 +159,8 @@ class Environment:
             self.key("torch", "mmcv"),
             self.build_mmcv,
         )
-        everything = self.key("build", "torch", "mmcv", "openmmlab", "runtime", "deploy", "dev", "docs") + str(ROOT)
+        parts = ("build", "torch", "mmcv", "openmmlab", "runtime", "deploy", "language", "dev", "docs")
+        everything = self.key(*parts) + str(ROOT)
         self.step("openmmlab", "installing (1 min)", everything, self.rest)
 
 

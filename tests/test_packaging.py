@@ -144,4 +144,4 @@ def test_openmmlab_comes_by_extras_alone(metadata):
     always = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     assert any(line.startswith("torch>=") for line in always)
     assert not [line for line in always if line.startswith(("mm", "onedl", "onnx", "openvino"))]
-    assert set(metadata.get_all("Provides-Extra")) == {"deploy", "onedl", "openmmlab"}
+    assert set(metadata.get_all("Provides-Extra")) == {"deploy", "language", "onedl", "openmmlab"}

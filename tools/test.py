@@ -22,11 +22,12 @@ def main() -> int:
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, default={}, help="key=value, as in mmdet's tools"
     )
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation by the config's tta_model")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     args = parser.parse_args()
     weights, args.checkpoint = args.checkpoint, None
     cfg = read_config(args)
-    for name, value in evaluate(cfg, weights, writable_folder(Path(cfg.work_dir))).items():
+    for name, value in evaluate(cfg, weights, writable_folder(Path(cfg.work_dir)), args.tta).items():
         CONSOLE.print(f"{name}: {value}")
     return 0
 

@@ -48,6 +48,10 @@ class Artifact:
     def __init__(self, cfg: Config, checkpoint: str | Path) -> None:
         init_default_scope(cfg.get("default_scope") or "mmengine")
         owner = cfg.model if "quantization" in cfg.model else cfg.model.get("backbone") or {}
+        if cfg.model.get("detector"):
+            raise UsageError(
+                f"{cfg.model.type} is a tracker, which cannot be exported: quantize its detector by a config of its own"
+            )
         if "quantization" not in owner:
             raise UsageError(f"{cfg.filename} names no quantized model: give the quantized.py that tools/dfq.py left")
         self.cfg, self.quantization = copy.deepcopy(cfg), owner["quantization"].to_dict()

@@ -84,6 +84,29 @@ def teacher_of(model: nn.Module) -> Teacher:
     return Teacher(model, backbone_outputs, lambda: taps_of(backbone), pixel_units(model))
 
 
+@contextlib.contextmanager
+def runs_whole(model: nn.Module, size: tuple[int, int]) -> Iterator[None]:
+    """Turn an error of a host's model on images without annotations into one line.
+
+    Args:
+        model: The float model that runs in the block.
+        size: Height and width of the images.
+
+    Raises:
+        UsageError: The model raised an error.
+    """
+    try:
+        yield
+    except (PSAQError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # hosts raise errors of any kind
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise UsageError(
+            f"{type(model).__name__} does not run as a whole on images of {size[0]}x{size[1]} without annotations "
+            f"({type(error).__name__}: {reason}): use scope 'backbone', or larger images"
+        ) from error
+
+
 def keep_unreached(artifact: ConfigDict, teacher: nn.Module, size: tuple[int, int], policy: QuantPolicy) -> QuantPolicy:
     """Keep those layers of a whole model FP that calibration does not reach, by overrides in the artifact's policy.
 
@@ -105,7 +128,9 @@ def keep_unreached(artifact: ConfigDict, teacher: nn.Module, size: tuple[int, in
     # A generator of its own, so that the random numbers of the run stay the same.
     # Two images, because norms refuse a single value.
     noise = torch.randn(2, image_channels(backbone_of(teacher)[1]), *size, generator=torch.Generator().manual_seed(0))
-    names = unreached(teacher, calibration_function("model", teacher), noise.to(like.device, like.dtype))
+    forward = calibration_function("model", teacher)
+    with runs_whole(teacher, size):
+        names = unreached(teacher, forward, noise.to(like.device, like.dtype))
     reason = "no image of the calibration reaches it"
     added = [{"pattern": name, "keep_fp": True, "reason": reason} for name in names if policy.specs(name) is not None]
     policy = replace(policy, overrides=(*policy.overrides, *added))

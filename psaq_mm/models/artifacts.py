@@ -40,11 +40,12 @@ def artifact_model(model: ConfigDict, quantization: dict[str, Any]) -> ConfigDic
         quantized.type = "psaq_mm.QuantizedModel"
         quantized.quantization = options
         return quantized
-    if "backbone" not in quantized:
+    owner = owner_of_backbone(quantized)
+    if "backbone" not in owner:
         quantized.type = classifier_type(quantized)
         quantized.quantization = options
         return quantized
-    backbone = quantized.backbone
+    backbone = owner.backbone
     kind = named(backbone.type).rpartition(".")[2]
     cls = check_supported(host_class(backbone.type, backbone.pop("_scope_", None)), kind)
     if named(cls) == "mmdet.SwinTransformer":
@@ -63,7 +64,8 @@ def without_downloads(model: ConfigDict) -> ConfigDict:
     """
     bare = copy.deepcopy(model)
     switch_off(bare)
-    for part in (bare, bare.get("backbone")):
+    owner = owner_of_backbone(bare)
+    for part in (bare, *([owner] if owner is not bare else []), owner.get("backbone")):
         if part is None:
             continue
         name = named(part.type).rpartition(".")[2]
@@ -76,6 +78,13 @@ def without_downloads(model: ConfigDict) -> ConfigDict:
         elif part.get("pretrained") is not None:
             part.pretrained = None
     return bare
+
+
+def owner_of_backbone(model: ConfigDict) -> ConfigDict:
+    """The part of a model's config that has the backbone: a tracker's detector, or the config itself."""
+    detector = model.get("detector")
+    inside = "backbone" not in model and isinstance(detector, dict) and "backbone" in detector
+    return detector if inside else model
 
 
 def switch_off(part: Any) -> None:

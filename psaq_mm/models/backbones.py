@@ -94,11 +94,13 @@ def _blank(host: type[nn.Module]) -> nn.Module:
 def backbone_of(model: nn.Module) -> tuple[str, nn.Module]:
     """The part of a model that scope ``backbone`` refers to: its name and the module.
 
+    The backbone of a tracker is that of its detector, by whose names patterns go.
+
     Raises:
         UsageError: The model has no such part.
     """
-    for name in ("backbone", "model"):
-        part = getattr(model, name, None)
+    for owner, name in ((model, "backbone"), (model, "model"), (getattr(model, "detector", None), "backbone")):
+        part = getattr(owner, name, None)
         if isinstance(part, nn.Module):
             return name, part
     raise UsageError(f"{type(model).__name__} has no backbone: give a detector, a segmentor or a classifier")

@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from rich.console import Console
 
 from psaq_mm.engine import preparation
+from psaq_mm.engine.evaluation import evaluate
 from psaq_mm.engine.job import Job
 from psaq_mm.errors import PSAQError
 from psaq_mm.models import AttentionTaps, without_downloads
@@ -182,3 +183,34 @@ def test_a_library_for_another_mmcv_is_one_line(monkeypatch):
     monkeypatch.setattr(preparation, "import_quietly", fail)
     with pytest.raises(PSAQError, match="needs mmdet .its default_scope., which cannot be imported .MMCV==9.9"):
         preparation.import_host(Config.fromfile(RECIPE))
+
+
+OWN = """
+from mmdet.registry import MODELS
+from mmpretrain.models import VisionTransformer
+
+@MODELS.register_module(force=True)
+class ViTOfTheUser(VisionTransformer):
+    pass
+"""
+
+
+def test_a_backbone_that_the_user_has_registered(recipe, tmp_path, monkeypatch):
+    (tmp_path / "vit_of_the_user.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = copy.deepcopy(recipe)
+    cfg.model.backbone.type = "ViTOfTheUser"
+    cfg.custom_imports.imports = ["psaq_mm", "vit_of_the_user"]
+    cfg.load_from, cfg.dfq.distill.cycles = str(tmp_path / "float.pth"), 0
+    cfg.dump(tmp_path / "recipe.py")
+    # which imports the user's module
+    cfg = named(Config.fromfile(tmp_path / "recipe.py"), tmp_path / "work")
+    init_default_scope("mmdet")
+    torch.save({"state_dict": float_model(cfg).state_dict()}, cfg.load_from)
+    job = Job(cfg, Console(quiet=True))
+    job.run()
+    described, checkpoint = job.runner.artifact_paths
+    opened = Config.fromfile(described)
+    assert opened.model.backbone.host == "vit_of_the_user.ViTOfTheUser"
+    assert "vit_of_the_user" in opened.custom_imports.imports
+    assert evaluate(opened, checkpoint, tmp_path / "again") == job.results.rows[1].metrics

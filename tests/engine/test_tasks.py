@@ -26,6 +26,7 @@ from torch import nn
 
 from psaq_mm.cli import import_host
 from psaq_mm.engine.arms import real_dataset
+from psaq_mm.engine.evaluation import evaluate
 from psaq_mm.engine.job import Job
 from psaq_mm.engine.results import main_metrics
 from psaq_mm.models import backbone_of, pixel_bounds, takes_rgb, without_downloads
@@ -229,6 +230,21 @@ def test_the_artifact_gives_the_same_figures_in_mmengines_own_runner(task, job, 
     figures = Runner.from_cfg(cfg).test()
     expected = record(job)["rows"][1]["metrics"]
     assert {key: round(float(value), 6) for key, value in figures.items()} == expected
+
+
+def test_the_artifact_is_tested_on_augmented_images(task, job, folder, tmp_path):
+    cfg = named(Config.fromfile(folder / "work" / "quantized.py"), tmp_path)
+    if task == "segmentor":
+        scales = [{"type": "Resize", "scale_factor": factor} for factor in (0.5, 1.0)]
+        # the recipe's own has twelve
+        cfg.tta_pipeline[-1]["transforms"][0] = scales
+    figures = evaluate(cfg, folder / "work" / "quantized.pth", tmp_path, tta=True)
+    assert figures.keys() == record_of(folder).keys()
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """The quantized model's figures of the job in a folder."""
+    return json.loads((folder / "work" / "results.json").read_text())["rows"][1]["metrics"]
 
 
 @pytest.mark.parametrize("task", ["timm"], indirect=True)

@@ -15,8 +15,10 @@ from psaq_mm.deployment.parts import static_parts
 from psaq_mm.engine.builder import build_student, keep_unreached
 from psaq_mm.errors import UsageError
 from psaq_mm.models import artifact_model, calibration_function, output_function, policy_of
+from psaq_mm.models.features.detectors import any_score
 from psaq_mm.quantization import calibrating, coverage, quantizers
 from tests.conftest import random_weights
+from tests.zoo import DETECTORS
 
 SIZE = 64, 64
 SWIN = {
@@ -184,6 +186,103 @@ def test_every_layer_is_calibrated_or_has_a_reason(name):
     again.load_state_dict(student.state_dict())
     offsets = [row.bits for row in rows if row.name.endswith("sampling_offsets.weight")]
     assert offsets == [8] * {"deformable-detr": 3, "dino": 3, "mask2former": 1}.get(name, 0)
+
+
+def sparse_rcnn() -> dict[str, Any]:
+    """Its own forward asks for annotations."""
+    head = {
+        "type": "DIIHead",
+        "num_classes": 3,
+        "num_heads": 2,
+        "num_cls_fcs": 1,
+        "num_reg_fcs": 1,
+        "num_ffn_fcs": 2,
+        "feedforward_channels": 32,
+        "in_channels": 32,
+        "dropout": 0.0,
+        "dynamic_conv_cfg": {"type": "DynamicConv", "in_channels": 32, "feat_channels": 8, "input_feat_shape": 7},
+        "loss_bbox": {"type": "L1Loss"},
+        "loss_iou": {"type": "GIoULoss"},
+        "loss_cls": {"type": "FocalLoss", "use_sigmoid": True},
+        "bbox_coder": {"type": "DeltaXYWHBBoxCoder", "clip_border": False, "target_stds": [0.5, 0.5, 1.0, 1.0]},
+    }
+    return {
+        "type": "SparseRCNN",
+        "backbone": SWIN,
+        "neck": MAPPER,
+        "rpn_head": {"type": "EmbeddingRPNHead", "num_proposals": 10, "proposal_feature_channel": 32},
+        "roi_head": {
+            "type": "SparseRoIHead",
+            "num_stages": 2,
+            "stage_loss_weights": [1, 1],
+            "proposal_feature_channel": 32,
+            "bbox_roi_extractor": {
+                "type": "SingleRoIExtractor",
+                "roi_layer": {"type": "RoIAlign", "output_size": 7, "sampling_ratio": 2},
+                "out_channels": 32,
+                "featmap_strides": [8, 16, 32, 64],
+            },
+            "bbox_head": [head, head],
+        },
+        "test_cfg": {"rpn": None, "rcnn": {"max_per_img": 10}},
+    }
+
+
+@torch.no_grad()
+def test_a_detector_whose_forward_asks_for_annotations_is_calibrated_by_its_prediction():
+    init_default_scope("mmdet")
+    config, quantization = ConfigDict(sparse_rcnn()), {"scope": "model"}
+    teacher: Any = random_weights(MODELS.build(copy.deepcopy(config))).eval()
+    # the middle of the image and all of its size, as it begins its training
+    teacher.rpn_head.init_proposal_bboxes.weight.data = torch.tensor([[0.5, 0.5, 1.0, 1.0]]).repeat(10, 1)
+    artifact = artifact_model(config, quantization)
+    policy = keep_unreached(artifact, teacher, SIZE, policy_of(quantization)[0])
+    student = build_student(artifact, teacher)
+    forward = calibration_function("model", teacher)
+    with calibrating(student):
+        forward(student, torch.randn(2, 3, *SIZE))
+    left = [row for row in coverage(student, policy).rows if row.kind == "weight" and row.bits is None]
+    assert not left and len(forward(student, torch.randn(2, 3, *SIZE))) > 0
+
+
+def test_thresholds_of_scores_are_those_of_before():
+    model: Any = nn.Module()
+    model.test_cfg = ConfigDict(score_thr=0.5, nms_pre=3)
+    model.head = nn.Module()
+    model.head.test_cfg = model.test_cfg  # mmdet's models share it with their heads
+    with pytest.raises(KeyError), any_score(model):
+        assert model.head.test_cfg.score_thr == 0.0
+        raise KeyError
+    assert model.test_cfg.score_thr == 0.5 and model.test_cfg.nms_pre == 3
+
+
+@torch.no_grad()
+def test_a_segmentor_with_queries_is_calibrated():
+    init_default_scope("mmseg")
+    head = {key: value for key, value in MASK_TRANSFORMER.items() if not key.startswith("num_stuff")}
+    head.pop("num_things_classes")
+    backbone = {**SWIN, "type": "mmdet.SwinTransformer", "out_indices": (0, 1, 2, 3)}
+    decoder = {"pixel_decoder": {**head["pixel_decoder"], "type": "mmdet.MSDeformAttnPixelDecoder"}}
+    config = {
+        "type": "EncoderDecoder",
+        "backbone": backbone,
+        "decode_head": {**head, **decoder, "type": "Mask2FormerHead", "num_classes": 3, "align_corners": False},
+        "test_cfg": {"mode": "whole"},
+    }
+    teacher: Any = random_weights(MODELS.build(ConfigDict(copy.deepcopy(config)))).eval()
+    images = torch.randn(2, 3, *SIZE)
+    outputs = calibration_function("model", teacher)(teacher, images)
+    # class scores and masks, before the first decoder layer and after each of two
+    assert [tuple(one.shape) for one in outputs] == [(2, 10, 4)] * 3 + [(2, 10, 16, 16)] * 3
+    with pytest.raises(UsageError, match="Mask2FormerHead has queries instead of class scores"):
+        output_function("logits", teacher)
+
+
+def test_a_model_that_needs_annotations_is_one_line():
+    # Fast R-CNN, which gets its proposals with the data set
+    whole = {key: value for key, value in DETECTORS["mask_rcnn"].items() if key != "rpn_head"}
+    with pytest.raises(UsageError, match="FastRCNN does not run as a whole on images of 64x64 without annotations"):
+        pair({**whole, "type": "FastRCNN"})
 
 
 @pytest.mark.parametrize("name", ONE_STAGE)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
+from ..hosts import kinds_of
+
+# BoxInst, CondInst, YOLACT, SOLO
+_MASKS = "mmdet.SingleStageInstanceSegmentor"
 # Whose forward is the head's on the neck's maps; DETRs and Mask2Former inherit from it, but replace it.
 _ONE_STAGE = "mmdet.models.detectors.single_stage"
 
@@ -35,6 +40,34 @@ def one_stage_logits(model: Any, images: Tensor) -> list[Tensor]:
 def detector_outputs(model: Any, images: Tensor) -> list[Tensor]:
     """The outputs of any detector of mmdet by its own forward without post-processing, such as those of a DETR."""
     return list(tensors(model(images, samples_of(images), mode="tensor")))
+
+
+def predicts_only(model: Any) -> bool:
+    """Whether a detector's own forward asks for annotations, so that only its prediction runs all of its heads."""
+    kinds = kinds_of(model)
+    # those without boxes, such as SOLO, run as they are
+    return "mmdet.SparseRCNN" in kinds or _MASKS in kinds and getattr(model, "bbox_head", None) is not None
+
+
+def prediction_outputs(model: Any, images: Tensor) -> list[Tensor]:
+    """The results of a detector of mmdet by its prediction, whatever their scores; their number differs by image."""
+    with any_score(model):
+        results = model.predict(images, samples_of(images), rescale=False)
+    return list(tensors([list(one.pred_instances.values()) for one in results]))
+
+
+@contextmanager
+def any_score(model: Any) -> Iterator[None]:
+    """Set the thresholds of scores to 0 inside the block, so that heads behind the first results run too."""
+    found = [module.test_cfg for module in model.modules() if isinstance(getattr(module, "test_cfg", None), dict)]
+    before = [(one, one["score_thr"]) for one in found if "score_thr" in one]
+    try:
+        for one, _ in before:
+            one["score_thr"] = 0.0
+        yield
+    finally:
+        for one, value in before:
+            one["score_thr"] = value
 
 
 def samples_of(images: Tensor) -> list[Any]:

@@ -13,14 +13,24 @@ from ..adapters.declaration import transformer_blocks
 from ..backbones import backbone_of
 from ..hosts import kinds_of, modules_of
 from ..hosts.language import takes_text
-from .detectors import detector_outputs, is_one_stage, one_stage_logits, tensors
+from .detectors import (
+    detector_outputs,
+    is_one_stage,
+    one_stage_logits,
+    prediction_outputs,
+    predicts_only,
+    samples_of,
+    tensors,
+)
 from .language import TextOutputs
+from .trackers import TRACKER, detector_inside, video_outputs
 from .two_stage import CalibrationOutputs, DetectorLogits, has_usual_heads
 
 OutputFunction = Callable[[nn.Module, Tensor], list[Tensor]]
 # The module of mmseg whose predict hands the output of each stage to the next.
 CASCADE = "mmseg.models.decode_heads.cascade_decode_head"
 # A name instead of the class, since a detector's recipe needs neither library.
+QUERIES = "mmdet.MaskFormerHead"
 CLASSIFIER, SEGMENTOR, DETECTOR = "mmpretrain.BaseClassifier", "mmseg.BaseSegmentor", "mmdet.BaseDetector"
 
 
@@ -80,10 +90,23 @@ def segmentor_function(teacher: Any) -> OutputFunction:
     Raises:
         UsageError: A head does not, such as that of PointRend.
     """
+    if segments_by_queries(teacher):
+        kind = type(teacher.decode_head).__name__
+        raise UsageError(f"{kind} has queries instead of class scores to compare: compare on 'backbone'")
     for head in modules_of(teacher.decode_head)[1:]:
         if getattr(type(head).predict, "__module__", None) != CASCADE:
             raise UsageError(f"{type(head).__name__} has no class scores of the whole image: use scope 'backbone'")
     return segmentor_logits
+
+
+def segments_by_queries(model: Any) -> bool:
+    """Whether a segmentor's head gives a mask and a class for each query, as that of MaskFormer and Mask2Former."""
+    return QUERIES in kinds_of(model.decode_head)
+
+
+def query_outputs(model: Any, images: Tensor) -> list[Tensor]:
+    """The class scores and masks of each query of a segmentor, by each decoder layer."""
+    return list(tensors(model.decode_head(model.extract_feat(images), samples_of(images))))
 
 
 def output_function(level: str | None, teacher: nn.Module, scope: str = "backbone") -> OutputFunction:
@@ -164,7 +187,8 @@ def calibration_function(scope: str, teacher: nn.Module) -> OutputFunction:
     """The function that runs every quantizer of a scope: the backbone, or all heads.
 
     Mask heads run too, which level ``logits`` leaves out. The heads of a two-stage detector get the
-    teacher's boxes (:class:`CalibrationOutputs`); other detectors of mmdet run as they are.
+    teacher's boxes (:class:`CalibrationOutputs`); other detectors of mmdet run as they are, those that take text with
+    the text of :func:`psaq_mm.models.hosts.language.text_of`. Of trackers the detector runs.
 
     Args:
         scope: ``'backbone'`` or ``'model'``.
@@ -177,12 +201,28 @@ def calibration_function(scope: str, teacher: nn.Module) -> OutputFunction:
         return backbone_outputs
     kinds = kinds_of(teacher)
     if SEGMENTOR in kinds and hasattr(teacher, "decode_head"):
-        return segmentor_function(teacher)
+        return query_outputs if segments_by_queries(teacher) else segmentor_function(teacher)
+    if TRACKER in kinds:
+        return tracker_function(teacher)
     if takes_text(teacher):
         return TextOutputs(teacher)
     if has_usual_heads(teacher):
         return CalibrationOutputs(teacher)
+    if predicts_only(teacher):
+        return prediction_outputs
     return detector_outputs if DETECTOR in kinds else logits_function(teacher)
+
+
+def tracker_function(teacher: nn.Module) -> OutputFunction:
+    """The function that calibrates a tracker's detector, or a model that segments videos.
+
+    What follows the detector, such as embeddings by which objects are found again, does not run.
+    """
+    detector = detector_inside(teacher)
+    if detector is None:
+        return video_outputs
+    outputs = calibration_function("model", detector)
+    return lambda model, images: outputs(detector_inside(model) or model, images)
 
 
 FEATURE_LEVELS: dict[str, Callable[[nn.Module], OutputFunction]] = {
