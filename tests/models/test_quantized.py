@@ -115,7 +115,7 @@ def test_last_layers_have_a_precision_of_their_own(detector, precision):
         found = [rows[f"{name}.{tensor}"] for tensor in ("weight", "input")]
         assert tuple(row.bits for row in found) == expected, name
         if precision == "float":
-            assert {row.reason for row in found} == {"last layers stay FP (last_layers='float')"}
+            assert {row.reason for row in found} == {"kept FP by last_layers='float'"}
     others = {row.bits for row in rows.values() if row.kind == "weight" and row.name.rpartition(".")[0] not in LAST}
     assert others == {4}
 
