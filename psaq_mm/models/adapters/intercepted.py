@@ -19,9 +19,9 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import PSAQError
 from ...generation import AttentionTokens
-from ...quantization import QuantMatMul, QuantPolicy, convert_child
+from ...quantization import QuantizedLayer, QuantMatMul, QuantPolicy, convert_child
 from ...quantization.convert import Factory
-from .conversion import convert_with_output
+from .conversion import add_output_quantizer
 from .declaration import Sink, Tap
 from .products import AttentionProducts, output_quantizer
 
@@ -115,19 +115,19 @@ class InterceptedAttention(AttentionProducts):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By the library's class, which pickle finds by name; the quantized one is made at run time.
-        return _blank, (type(self)._host,), self.__dict__
+        return _blank, (type(self)._host, type(self).__bases__[0]), self.__dict__
 
 
-def _blank(host: Any) -> nn.Module:
-    cls = _subclass(host)
+def _blank(host: Any, base: Any = InterceptedAttention) -> nn.Module:
+    cls = _subclass(host, base)
     return cls.__new__(cls)
 
 
 @functools.cache
-def _subclass(host: Any) -> type[nn.Module]:
+def _subclass(host: Any, base: Any) -> type[nn.Module]:
     """The class that stands for a library's attention class once it is quantized; one for each."""
     name, text = f"Quant{host.__name__}", f"``{host.__module__}.{host.__name__}``, quantized."
-    return type(name, (InterceptedAttention, host), {"_host": host, "__module__": __name__, "__doc__": text})
+    return type(name, (base, host), {"_host": host, "__module__": __name__, "__doc__": text})
 
 
 def intercepted(
@@ -135,18 +135,24 @@ def intercepted(
     calls: tuple[str | None, ...] = ("qk", "av"),
     normalised: bool = False,
     softmax: bool = True,
+    pooled: bool = False,
+    base: Any = InterceptedAttention,
 ) -> Factory:
     """The quantized form of an attention class that keeps its library's forward.
 
     Args:
-        *projections: The attributes of the layers that compute q, k and v, which must be called as layers. Schemes
-            other than ``deploy`` quantize the outputs of all layers of the attention.
+        *projections: The attributes of the layers that compute q, k and v, which must be called as layers; with dots
+            for a layer in a child, such as a Linear with its norm (``'qkv.linear'``). Schemes other than ``deploy``
+            quantize the outputs of all layers of the attention.
         calls: A name for each matrix product in the forward, in the order of calls, None for one that stays FP. The
             last is the product of the softmax output and v, the last but one among the named that of q and k. torch's
             ``scaled_dot_product_attention`` counts as two. A name must not be an attribute of the class.
         normalised: Whether q and k are changed between the projections and their product: by norms, rotary position
             embeddings or pooling.
         softmax: Whether the left operand of the last product is a softmax output.
+        pooled: Whether v, too, is changed between its projection and its product.
+        base: The class that stands before the library's: a subclass of :class:`InterceptedAttention` for forms that
+            change more than the products.
 
     Returns:
         A factory for :attr:`.declaration.Adapter.attentions`.
@@ -155,15 +161,17 @@ def intercepted(
 
     def quantize(module: Any, name: str, policy: QuantPolicy) -> nn.Module:
         for key, child in module.named_children():
-            convert = convert_with_output if isinstance(child, (nn.Linear, nn.Conv2d)) else convert_child
-            setattr(module, key, convert(child, f"{name}.{key}", policy))
+            setattr(module, key, convert_child(child, f"{name}.{key}", policy))
+        for key, layer in module.named_modules():
+            if isinstance(layer, QuantizedLayer):
+                add_output_quantizer(layer, f"{name}.{key}", policy)
         parameters = [key for key, value in module._parameters.items() if value is not None]
         noted = getattr(module, "fp_notes", {})
         host: Any = type(module)
-        module.__class__ = _subclass(host)
+        module.__class__ = _subclass(host, base)
         module._calls = calls
-        output = output_quantizer(getattr(module, projections[0])) if projections else None
-        module.add_products(name, policy, ", ".join(projections), output, normalised, softmax, (first, second))
+        output = output_quantizer(module.get_submodule(projections[0])) if projections else None
+        module.add_products(name, policy, ", ".join(projections), output, normalised, softmax, (first, second), pooled)
         module.fp_notes |= dict.fromkeys(parameters, "parameters of an attention itself stay FP") | noted
         if None in calls:
             module.fp_notes["other_products"] = "products with position tables stay FP"

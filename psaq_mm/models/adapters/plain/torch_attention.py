@@ -30,16 +30,17 @@ def tap_mmcv_attention(module: Any, name: str, sink: Sink, prefix: int) -> list[
         sink(sequence_tokens(args[0], module.num_heads, name, prefix))
 
     module.forward = steps.forward
-    return [_OwnForward(module), steps.attn.out_proj.register_forward_pre_hook(collect)]
+    return [OwnForward(module), steps.attn.out_proj.register_forward_pre_hook(collect)]
 
 
-class _OwnForward:
+class OwnForward:
     """Removes a module's own forward, so that its class's counts again; used like the handle of a hook."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
     def remove(self) -> None:
+        """Let the class's forward count again."""
         self.module.__dict__.pop("forward", None)
 
 
