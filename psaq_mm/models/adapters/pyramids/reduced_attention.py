@@ -110,6 +110,7 @@ class QuantReducedAttention(nn.Module):
 
     attn: QuantTorchAttention | QuantCrossAttention
     fp_notes: dict[str, str]
+    sr_ratio: int
     sr: nn.Module
     norm: nn.Module
     proj_drop: nn.Module
