@@ -23,7 +23,7 @@ from ...quantization import QuantizedLayer, QuantMatMul, QuantPolicy, convert_ch
 from ...quantization.convert import Factory
 from .conversion import add_output_quantizer
 from .declaration import Sink, Tap
-from .products import AttentionProducts, output_quantizer
+from .products import AttentionProducts
 
 Multiply = Callable[..., Tensor]
 PRODUCTS = frozenset(
@@ -141,9 +141,10 @@ def intercepted(
     """The quantized form of an attention class that keeps its library's forward.
 
     Args:
-        *projections: The attributes of the layers that compute q, k and v, which must be called as layers; with dots
-            for a layer in a child, such as a Linear with its norm (``'qkv.linear'``). Schemes other than ``deploy``
-            quantize the outputs of all layers of the attention.
+        *projections: The attributes of the layers that compute q, k and v, which must be called as layers, or of
+            modules around one layer, such as a Linear and its norm. The first is the layer that a block takes to be
+            behind the norm before the attention. Schemes other than ``deploy`` quantize the outputs of all layers of
+            the attention.
         calls: A name for each matrix product in the forward, in the order of calls, None for one that stays FP. The
             last is the product of the softmax output and v, the last but one among the named that of q and k. torch's
             ``scaled_dot_product_attention`` counts as two. A name must not be an attribute of the class.
@@ -160,6 +161,10 @@ def intercepted(
     first, second = (key for key in calls if key is not None)
 
     def quantize(module: Any, name: str, policy: QuantPolicy) -> nn.Module:
+        # The projections first: a block takes the first layer for the one behind its norm.
+        for key in dict.fromkeys((*projections, *module._modules)):
+            if key in module._modules:
+                module._modules[key] = module._modules.pop(key)
         for key, child in module.named_children():
             setattr(module, key, convert_child(child, f"{name}.{key}", policy))
         for key, layer in module.named_modules():
@@ -170,7 +175,8 @@ def intercepted(
         host: Any = type(module)
         module.__class__ = _subclass(host, base)
         module._calls = calls
-        output = output_quantizer(module.get_submodule(projections[0])) if projections else None
+        first_layers = [one for key in projections[:1] for one in getattr(module, key).modules()]
+        output = next((one.output_quantizer for one in first_layers if isinstance(one, QuantizedLayer)), None)
         module.add_products(name, policy, ", ".join(projections), output, normalised, softmax, (first, second), pooled)
         module.fp_notes |= dict.fromkeys(parameters, "parameters of an attention itself stay FP") | noted
         if None in calls:

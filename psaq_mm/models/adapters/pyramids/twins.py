@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ....generation import AttentionTokens
+from ....quantization import QuantLinear, QuantPolicy
+from ..conversion import set_norm_input
 from ..declaration import Adapter, Sink, register_adapter
 from ..intercepted import intercepted, tap_products
 from ..taps import head_mean
@@ -49,6 +51,18 @@ def _windows(tokens: Tensor, side: int) -> Tensor:
     return cut.flatten(3, 4).flatten(1, 2)
 
 
+# k and v first: the norm before the attention also feeds the reduction and q.
+global_attention = intercepted("kv", "q")
+
+
+def quantize_global_attention(module: Any, name: str, policy: QuantPolicy) -> nn.Module:
+    """mmpretrain's ``GlobalSubsampledAttention``, with the norm behind its reduction."""
+    quantized: Any = global_attention(module, name, policy)
+    if module.sr_ratio > 1 and isinstance(module.norm, nn.LayerNorm) and isinstance(quantized.kv, QuantLinear):
+        set_norm_input(quantized.kv, f"{name}.kv", policy)
+    return quantized
+
+
 MMSEG = "mmseg.models.backbones.twins"
 MMPRETRAIN = "mmpretrain.models.backbones.twins"
 LOCAL = tuple(f"{library}.LocallyGroupedSelfAttention" for library in (MMSEG, MMPRETRAIN))
@@ -57,7 +71,7 @@ register_adapter(
         # mmseg's GlobalSubsampledAttention is SegFormer's
         attentions={
             **dict.fromkeys(LOCAL, intercepted("qkv")),
-            f"{MMPRETRAIN}.GlobalSubsampledAttention": intercepted("q", "kv"),
+            f"{MMPRETRAIN}.GlobalSubsampledAttention": quantize_global_attention,
         },
         taps={
             **dict.fromkeys(LOCAL, tap_local_attention),
