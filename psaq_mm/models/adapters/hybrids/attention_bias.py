@@ -123,8 +123,8 @@ def conv_mlp_pairs(module: Any) -> list[tuple[str, str]]:
 register_adapter(
     Adapter(
         attentions={
-            f"{LEVIT}.Attention": intercepted("qkv.linear", base=TableAttention),
-            f"{LEVIT}.AttentionSubsample": intercepted("q.1.linear", "kv.linear", base=TableAttention),
+            f"{LEVIT}.Attention": table_attention,
+            f"{LEVIT}.AttentionSubsample": intercepted("q", "kv", base=TableAttention),
             "mmpretrain.models.utils.attention.LeAttention": quantize_le_attention,
             f"{EFFICIENTFORMER}.AttentionWithBias": table_attention,
         },
