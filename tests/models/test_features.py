@@ -13,6 +13,7 @@ from psaq_mm.errors import UsageError
 from psaq_mm.models import calibration_function, output_function, quantize_in_place
 from psaq_mm.models.adapters.declaration import transformer_blocks
 from tests.conftest import random_weights
+from tests.models.families import CASES
 from tests.quantization.switching import enable_quantizers
 
 
@@ -216,6 +217,15 @@ def test_every_blocks_output_is_compared_and_the_maps_follow(name, images):
     expected += output_function("backbone", model)(model, images)
     assert len(outputs) == len(expected) == len(blocks) + maps
     assert all(torch.equal(a, b) for a, b in zip(outputs, expected, strict=True))
+
+
+@torch.no_grad()
+def test_blocks_that_also_give_the_size_of_their_map_are_compared_on_their_tokens(images):
+    model = nn.Module()
+    model.backbone = CASES["mmpretrain-mvit"].build()
+    outputs = output_function("blocks", model)(model, images)
+    # four blocks, on maps of 16x16, 8x8, 4x4 and 4x4 tokens, and three maps
+    assert [one.shape[1] for one in outputs[:4]] == [256, 64, 16, 16] and len(outputs) == 7
 
 
 @torch.no_grad()

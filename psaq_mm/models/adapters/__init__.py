@@ -4,6 +4,7 @@ Every module in a folder below is imported here and registers what it declares (
 architecture, add a file with an :class:`~.declaration.Adapter` for it; nothing else changes.
 
 ``plain``: attention among all tokens of an image. ``windows``: among the tokens of a window.
+``pyramids``: to fewer keys and values than queries. ``hybrids``: beside convolutions, or among channels.
 """
 
 from __future__ import annotations

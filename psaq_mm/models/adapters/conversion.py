@@ -28,10 +28,16 @@ class NormOrder(Enum):
 def convert_with_output(module: nn.Module, name: str, policy: QuantPolicy) -> nn.Module:
     """Convert a Linear or Conv; schemes other than ``deploy`` quantize its output too."""
     layer = convert_child(module, name, policy)
-    specs = policy.specs(name)
-    if policy.scheme != "deploy" and specs and isinstance(layer, QuantizedLayer):
-        layer.output_quantizer = Quantizer(specs.activation, f"{name}.output_quantizer").to(layer.weight.device)
+    if isinstance(layer, QuantizedLayer):
+        add_output_quantizer(layer, name, policy)
     return layer
+
+
+def add_output_quantizer(layer: QuantizedLayer, name: str, policy: QuantPolicy) -> None:
+    """Quantize the output of a converted layer, except in scheme ``deploy``."""
+    specs = policy.specs(name)
+    if policy.scheme != "deploy" and specs:
+        layer.output_quantizer = Quantizer(specs.activation, f"{name}.output_quantizer").to(layer.weight.device)
 
 
 def quantize_block(module: Any, name: str, policy: QuantPolicy, norm_order: NormOrder = NormOrder.PRE) -> nn.Module:

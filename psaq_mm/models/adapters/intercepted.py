@@ -137,19 +137,19 @@ class InterceptedAttention(AttentionProducts):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By the library's class, which pickle finds by name; the quantized one is made at run time.
-        return _blank, (type(self)._host,), self.__dict__
+        return _blank, (type(self)._host, type(self).__bases__[0]), self.__dict__
 
 
-def _blank(host: Any) -> nn.Module:
-    cls = _subclass(host)
+def _blank(host: Any, base: Any = InterceptedAttention) -> nn.Module:
+    cls = _subclass(host, base)
     return cls.__new__(cls)
 
 
 @functools.cache
-def _subclass(host: Any) -> type[nn.Module]:
+def _subclass(host: Any, base: Any) -> type[nn.Module]:
     """The class that stands for a library's attention class once it is quantized; one for each."""
     name, text = f"Quant{host.__name__}", f"``{host.__module__}.{host.__name__}``, quantized."
-    return type(name, (InterceptedAttention, host), {"_host": host, "__module__": __name__, "__doc__": text})
+    return type(name, (base, host), {"_host": host, "__module__": __name__, "__doc__": text})
 
 
 def pairs(calls: Calls) -> list[tuple[str, str]]:
@@ -166,13 +166,15 @@ def intercepted(
     transposed: bool = False,
     constants: tuple[str, ...] = (),
     caches: tuple[str, ...] = (),
+    pooled: bool = False,
+    base: Any = InterceptedAttention,
 ) -> Factory:
     """The quantized form of an attention class that keeps its library's forward.
 
     Args:
         *projections: The attributes of the layers that compute q, k and v, which must be called as layers; those that
-            a module lacks are ignored. Schemes other than ``deploy`` quantize the outputs of all layers of the
-            attention.
+            a module lacks are ignored. The first is the layer that a block takes to be behind the norm before the
+            attention. Schemes other than ``deploy`` quantize the outputs of all layers of the attention.
         calls: A name for each matrix product in the forward, in the order of calls, None for one that stays FP; or a
             function that gives them for a module. Named are the product of q and k, then that of the softmax output
             and v, for each attention in turn. torch's ``scaled_dot_product_attention`` counts as two. A name must not
@@ -185,12 +187,19 @@ def intercepted(
             They stay FP, since engines compute them once.
         caches: Attributes of dictionaries in which the forward keeps what it computed from parameters. They are
             emptied before and after each pass.
+        pooled: Whether v, too, is changed between its projection and its product.
+        base: The class that stands before the library's: a subclass of :class:`InterceptedAttention` for forms that
+            change more than the products.
 
     Returns:
         A factory for :attr:`.declaration.Adapter.attentions`.
     """
 
     def quantize(module: Any, name: str, policy: QuantPolicy) -> nn.Module:
+        # The projections first: a block takes the first layer for the one behind its norm.
+        for key in dict.fromkeys((*projections, *module._modules)):
+            if key in module._modules:
+                module._modules[key] = module._modules.pop(key)
         for key, child in module.named_children():
             if key in constants:
                 _keep(child)
@@ -199,13 +208,13 @@ def intercepted(
         own = [key for key, value in module._parameters.items() if value is not None]
         noted = getattr(module, "fp_notes", {})
         host: Any = type(module)
-        module.__class__ = _subclass(host)
+        module.__class__ = _subclass(host, base)
         module._calls = calls(module) if callable(calls) else calls
         module._transposed, module._caches = transposed, caches
         used = [key for key in projections if getattr(module, key, None) is not None]
         output = output_quantizer(_last_layer(getattr(module, used[0]))) if used else None
         for keys in pairs(module._calls):
-            module.add_products(name, policy, ", ".join(used), output, normalised, softmax, keys)
+            module.add_products(name, policy, ", ".join(used), output, normalised, softmax, keys, pooled)
         module.fp_notes |= dict.fromkeys(own, "parameters of an attention itself stay FP") | noted
         if None in module._calls:
             module.fp_notes["other_products"] = "products with position tables stay FP"

@@ -34,6 +34,7 @@ class AttentionProducts(nn.Module):
         normalised: bool = False,
         softmax: bool = True,
         keys: tuple[str, str] = ("qk", "av"),
+        pooled: bool = False,
     ) -> None:
         """Make the two products, and note what stays FP.
 
@@ -46,6 +47,7 @@ class AttentionProducts(nn.Module):
                 operand of the first product, and q and k get quantizers of their own in every scheme.
             softmax: Whether the left operand of the second product is a softmax output, with values from 0 to 1.
             keys: The attributes of the two products.
+            pooled: Whether v is changed behind the projection as well, and so gets a quantizer in every scheme.
         """
         deploy = policy.scheme == "deploy"
         first, second = keys
@@ -56,6 +58,8 @@ class AttentionProducts(nn.Module):
             left = operand
             if key == second and specs and operand and softmax:
                 left, self.softmax_rows = specs.softmax, specs.softmax_rows
+            if key == second and specs and pooled:
+                operand = specs.activation
             setattr(self, key, QuantMatMul(left, operand, result, name=f"{name}.{key}"))
         self.fp_notes = {"softmax": "softmax arithmetic stays FP"}
         if self.softmax_rows:
@@ -67,7 +71,8 @@ class AttentionProducts(nn.Module):
             notes["left"] = f"scheme {policy.scheme} quantizes the outputs of layers and of the first product"
             notes["right"] = notes["left"]
         if output is not None:
-            notes["right"] = OF_PROJECTION.format(projection)
+            if not pooled:
+                notes["right"] = OF_PROJECTION.format(projection)
             if not normalised:
                 note(getattr(self, first), dict.fromkeys(("left", "right"), OF_PROJECTION.format(projection)))
         note(getattr(self, second), notes)

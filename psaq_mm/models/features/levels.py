@@ -52,6 +52,7 @@ def block_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     """
     found: list[Tensor] = []
     blocks = transformer_blocks(backbone_of(model)[1])
+    # some blocks also give the size of their map
     handles = [block.register_forward_hook(lambda _, args, output: found.extend(tensors(output))) for block in blocks]
     try:
         outputs = backbone_outputs(model, images)

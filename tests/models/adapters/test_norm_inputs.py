@@ -16,6 +16,8 @@ from torch import nn
 from psaq_mm.models import quantize_in_place
 from psaq_mm.quantization import QuantLinear, QuantMatMul, calibrating
 from tests.conftest import random_weights
+from tests.models.families.hybrids import HYBRIDS
+from tests.models.families.pyramids import PYRAMIDS
 
 SWIN = {"embed_dims": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}
 ARCH = {"embed_dims": 16, "num_layers": 2, "num_heads": 2, "feedforward_channels": 32}
@@ -86,6 +88,38 @@ def test_every_library_is_understood(build, behind_norms, others):
     products = [module for name, module in model.named_modules() if name.endswith(".av")]
     assert products and all(isinstance(product, QuantMatMul) for product in products)
     assert all((p.left_quantizer.spec.grid, p.right_quantizer.spec.grid) == ("log2", "uniform") for p in products)
+
+
+FAMILIES = {**PYRAMIDS, **HYBRIDS}
+
+
+@pytest.mark.parametrize("case", FAMILIES.values(), ids=FAMILIES.keys())
+def test_every_layer_with_a_scale_for_each_channel_reads_a_norm_and_nothing_else(case):
+    model = quantize_in_place(case.build(), OPTIONS)
+    normed: list[torch.Tensor] = []
+    others: list[str] = []
+
+    def values(one: torch.Tensor) -> torch.Tensor:
+        # without the zeros of padding, in any order
+        flat = one.detach().flatten()
+        return flat[flat != 0].sort().values
+
+    def watch(name: str, layer: nn.Module) -> None:
+        def compare(_: nn.Module, args: tuple) -> None:
+            read = values(args[0])
+            if not any(read.shape == one.shape and torch.equal(read, one) for one in normed):
+                others.append(name)
+
+        layer.register_forward_pre_hook(compare)
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_hook(lambda _, args, out: normed.append(values(out)))
+        elif isinstance(module, QuantLinear) and module.input_quantizer.spec.per_channel:
+            watch(name, module)
+    with torch.no_grad(), calibrating(model):
+        model(torch.randn(1, 3, case.size, case.size))
+    assert not others
 
 
 POST_NORM = {

@@ -40,7 +40,7 @@ class OwnForward:
         self.module = module
 
     def remove(self) -> None:
-        """Remove it."""
+        """Let the class's forward count again."""
         self.module.__dict__.pop("forward", None)
 
 

@@ -1,0 +1,1 @@
+"""Adapters of backbones that mix convolutions and attention, or attend among channels."""

@@ -1,0 +1,42 @@
+"""MViTv2 of mmpretrain: attention with pooled q, k and v.
+
+Li et al., *MViTv2*, CVPR 2022::
+
+    softmax(scale Q K^T + E) V + Q,    Q = LN(pool(q)),    E_ij = Q_i . (Rh[row_i - row_j] + Rw[column_i - column_j])
+
+where the pools are depthwise convolutions, with strides, and R tables of relative positions. The products with the
+tables stay FP.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ....quantization import QuantPolicy
+from ..declaration import Adapter, register_adapter
+from ..intercepted import intercepted, tap_products
+
+pooled_attention = intercepted("qkv", normalised=True, pooled=True)
+
+
+def quantize_pooled_attention(module: Any, name: str, policy: QuantPolicy) -> nn.Module:
+    """The quantized form, with a note on the products with the tables, which mmpretrain computes by ``einsum``."""
+    quantized: Any = pooled_attention(module, name, policy)
+    if module.rel_pos_spatial:
+        quantized.fp_notes["position_products"] = "products with position tables stay FP"
+    if module.residual_pooling:
+        quantized.fp_notes["residual_pooling"] = "the sum with the pooled q stays FP"
+    return quantized
+
+
+MVIT = "mmpretrain.models.backbones.mvit"
+register_adapter(
+    Adapter(
+        attentions={f"{MVIT}.MultiScaleAttention": quantize_pooled_attention},
+        taps={f"{MVIT}.MultiScaleAttention": tap_products()},
+        blocks=(f"{MVIT}.MultiScaleBlock",),
+        backbones=(f"{MVIT}.MViT",),
+    )
+)
