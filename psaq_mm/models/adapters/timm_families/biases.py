@@ -1,7 +1,7 @@
-"""timm's LeViT, EfficientFormer, EfficientViT (of Microsoft) and TinyViT: attention with a learned bias a relative position.
+"""timm's LeViT, EfficientFormer, Microsoft's EfficientViT and TinyViT: attention with biases by relative position.
 
-``softmax(q k^T / sqrt(d) + B) v`` with narrow q and k and wide v. The library keeps B, which it looks up in a table, from
-one pass to the next; the quantized form makes it forget.
+``softmax(q k^T / sqrt(d) + B) v`` with narrow q and k and wide v. The library keeps B, which it looks up in a table,
+from one pass to the next; the quantized form does not.
 
 LeViT: Graham et al., ICCV 2021. EfficientFormer: Li et al., NeurIPS 2022; its second version mixes the heads before and
 behind the softmax by 1x1 convolutions. EfficientViT: Liu et al., CVPR 2023, whose heads run one behind the other, each
@@ -78,6 +78,5 @@ register_adapter(
             f"{TINY}TinyVitBlock": tap_tiny_block,
         },
         blocks=("timm.models.efficientformer.MetaBlock1d", f"{TINY}TinyVitBlock"),
-        layer_scales=("timm.models.efficientformer.LayerScale2d",),
     )
 )
