@@ -3,8 +3,8 @@
 A block stands between two comments. ``<!-- table:NAME -->`` ... ``<!-- /table -->`` holds the tables of
 ``results/NAME.json``, ``<!-- headline -->`` ... ``<!-- /headline -->`` one row a task, ``<!-- demo-output -->`` ...
 ``<!-- /demo-output -->`` the last lines of a ``make demo``, ``<!-- errors:NAME -->`` ... ``<!-- /errors -->`` the
-errors that the subpackage or module ``psaq_mm.NAME`` raises, and ``<!-- zoo -->`` ... ``<!-- /zoo -->`` the backbones
-of ``results/zoo.json``.
+errors that the subpackage or module ``psaq_mm.NAME`` raises, ``<!-- zoo -->`` ... ``<!-- /zoo -->`` the backbones of
+``results/zoo.json``, and ``<!-- timm -->`` ... ``<!-- /timm -->`` the families of ``results/timm_families.json``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.console import Console
 from dev.error_table import error_table
 from dev.headline import headline_table
 from dev.report import read_results, report
+from dev.timm_table import families_table, read_families
 from dev.zoo.record import read_zoo
 from dev.zoo.table import zoo_table
 from psaq_mm.engine.results import Results, results_table
@@ -27,7 +28,7 @@ from psaq_mm.utils.records import is_record, load_record
 from psaq_mm.visualization.record_tables import record_markdown
 
 BLOCK = re.compile(
-    r"^<!-- (?P<kind>table|headline|demo-output|errors|zoo)(?::(?P<name>[\w/-]+))? -->\n.*?^<!-- /(?P=kind) -->",
+    r"^<!-- (?P<kind>table|headline|demo-output|errors|zoo|timm)(?::(?P<name>[\w/-]+))? -->\n.*?^<!-- /(?P=kind) -->",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -86,12 +87,18 @@ def zoo(folder: Path, name: str) -> str:
     return f"\n{zoo_table(read_zoo(folder / 'zoo.json'))}\n"
 
 
+def timm(folder: Path, name: str) -> str:
+    """What came of one model of each family. The block has no name."""
+    return f"\n{families_table(read_families(folder / 'timm_families.json'))}\n"
+
+
 KINDS: dict[str, Callable[[Path, str], str]] = {
     "table": tables,
     "headline": headline,
     "demo-output": demo_output,
     "errors": errors,
     "zoo": zoo,
+    "timm": timm,
 }
 
 

@@ -5,8 +5,8 @@
 
 A family is a module of ``timm.models``. Of each, the model with the fewest parameters is built with random weights as
 mmpretrain's ``TimmClassifier``, with fewer and narrower layers where its arguments allow it. It is quantized to W8A8 in
-scope ``backbone``, calibrated on two random images, and its class scores are compared with the float model's. Each family
-runs in a process of its own with a time limit.
+scope ``backbone``, calibrated on two random images, and its class scores are compared with the float model's. Each
+family runs in a process of its own with a time limit.
 """
 
 from __future__ import annotations
@@ -14,19 +14,32 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from psaq_mm.cli import run_tool
+from psaq_mm.errors import PSAQError
 from psaq_mm.utils.atomic_files import save_json
 from psaq_mm.visualization.record_tables import markdown
 
 RECORD = Path("results/timm_families.json")
 LIMIT_S = 300
+# Parts of the names of small models, the smallest first.
+SMALL_WORDS = (
+    *("atto", "femto", "pico", "nano", "xxs", "xxtiny", "xx_small", "xs", "_ti_", "tiny", "wee", "mini", "little"),
+    *("_m0", "_b0", "_s0", "_s1", "_l1", "_050", "_t_", "_small", "_s_", "_9_", "10", "18", "26", "_s"),
+)
+CANDIDATES = 5
+# Of families of which only some models have attention: one that has.
+WITH_ATTENTION = {
+    "byobnet": "resnet50_clip",
+    "metaformer": "caformer_s18",
+    "mobilenetv3": "mobilenetv4_hybrid_medium_075",
+}
 # Arguments that shrink a model; the first set that its name accepts is used.
 SHRINKING: tuple[dict[str, Any], ...] = (
     {"embed_dim": 64, "depth": 2, "num_heads": 2},
@@ -49,20 +62,24 @@ def families() -> dict[str, list[str]]:
 
 
 def smallest(names: list[str]) -> str:
-    """The model with the fewest parameters of those that can be built without memory for them."""
+    """The model with the fewest parameters, of the few whose names promise the least."""
     import timm
     import torch
 
     sizes = {}
-    for name in names:
-        if name.startswith("test_"):  # made for tests, not of a paper
-            continue
+    for name in sorted(names, key=promise)[:CANDIDATES]:
         try:
             with torch.device("meta"):
                 sizes[name] = sum(one.numel() for one in timm.create_model(name).parameters())
         except Exception:  # some compute tables of values while they are built
             continue
     return min(sizes, key=lambda name: sizes[name]) if sizes else names[0]
+
+
+def promise(name: str) -> int:
+    """How small a model's name says that it is; models that timm has for its own tests come last."""
+    found = [place for place, word in enumerate(SMALL_WORDS) if word in name]
+    return len(SMALL_WORDS) + 1 if name.startswith("test_") else min(found, default=len(SMALL_WORDS))
 
 
 def build(name: str) -> tuple[Any, dict[str, Any], Any]:
@@ -95,12 +112,19 @@ def build(name: str) -> tuple[Any, dict[str, Any], Any]:
 
 
 def randomized(model: Any) -> Any:
-    """Give constant parameters random values: timm starts residual branches with a factor near zero."""
+    """Give constant parameters random values: timm starts residual branches with a factor near zero.
+
+    Biases stay zero: those of the classes would outweigh scores of a network that was not trained.
+    """
     import torch
 
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
+        for name, parameter in model.named_parameters():
+            if (
+                not name.endswith(".bias")
+                and parameter.numel() > 1
+                and bool((parameter == parameter.flatten()[0]).all())
+            ):
                 center = 1.0 if abs(float(parameter.flatten()[0])) > 0.5 else 0.0
                 parameter.copy_(center + 0.1 * torch.randn_like(parameter))
     return model
@@ -124,7 +148,7 @@ def measure(family: str, names: list[str]) -> dict[str, Any]:
 
     row: dict[str, Any] = {"family": family, "models": len(names), "model": "", "attention": [], "error": ""}
     try:
-        row["model"] = smallest(names)
+        row["model"] = WITH_ATTENTION.get(family) or smallest(names)
         teacher, row["arguments"], images = build(row["model"])
         row["size"] = list(images.shape[2:])
         student = quantize_body(copy.deepcopy(teacher), "model", {"weight_bits": 8, "activation_bits": 8})
@@ -151,18 +175,36 @@ def host_name(cls: type) -> str:
     return host.__name__ if host is not None else cls.__name__.removeprefix("Quant")
 
 
-def measured_apart(family: str) -> dict[str, Any]:
-    """:func:`measure` in a process with a time limit."""
-    command = [sys.executable, "-m", "dev.timm_table", "--one", family]
+def measured_apart(family: str, names: list[str]) -> dict[str, Any]:
+    """:func:`measure` in a process with a time limit, which shares the libraries that are loaded here."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: theirs.send(measure(family, names)), daemon=True)
+    process.start()
+    theirs.close()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return {"family": family, "error": f"not done after {LIMIT_S} s"}
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        last = (done.stderr.splitlines() or ["no output"])[-1]
-        return {"family": family, "error": f"the process ended with code {done.returncode}: {last[:200]}"}
-    return json.loads(lines[-1])
+        if not ours.poll(LIMIT_S):
+            return {"family": family, "models": len(names), "error": f"not done after {LIMIT_S} s"}
+        row: dict[str, Any] = ours.recv()
+        return row
+    except EOFError:
+        process.join()
+        return {"family": family, "models": len(names), "error": f"the process ended with code {process.exitcode}"}
+    finally:
+        process.kill()
+        process.join()
+
+
+def read_families(path: Path) -> list[dict[str, Any]]:
+    """The rows of a record.
+
+    Raises:
+        PSAQError: There is no such record.
+    """
+    if not path.is_file():
+        raise PSAQError(f"there is no {path}: make it with python -m dev.timm_table")
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["families"]
+    return rows
 
 
 def families_table(rows: list[dict[str, Any]]) -> str:
@@ -204,19 +246,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", help="families to measure again; default: those that the record lacks")
     parser.add_argument("--record", type=Path, default=RECORD)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     args = parser.parse_args()
     found = families()
-    if args.one:
-        print(json.dumps(measure(args.one, found[args.one])))
-        return 0
     os.nice(10)
-    record = json.loads(args.record.read_text(encoding="utf-8")) if args.record.exists() else {}
-    rows = {row["family"]: row for row in record.get("families", [])}
+    import mmpretrain.models  # noqa: F401  loaded once, for all processes
+
+    rows = {row["family"]: row for row in read_families(args.record)} if args.record.exists() else {}
     for family in args.families or [name for name in found if name not in rows]:
-        row = {"models": len(found[family]), **measured_apart(family)}
-        rows[family] = row
+        row = rows[family] = measured_apart(family, found[family])
         print(family, row["error"] or f"{row['sqnr_db']} dB", flush=True)
         record = {"timm": timm_version(), "families": [rows[name] for name in sorted(rows)]}
         save_json(record, args.record)

@@ -74,6 +74,8 @@ class DeployConv2d(nn.Module):
                 "keep it in float"
             )
         self.options = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        # hosts read the geometry: timm's DaViT pads for it
+        self.kernel_size, self.stride = layer.kernel_size, layer.stride
         quantized = layer.weight_quantizer is not None
         self.weight = StoredWeight(*stored_integers(layer), axis=0) if quantized else FloatWeight(layer.weight.detach())
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())

@@ -117,7 +117,25 @@ class Log2Quantize(nn.Module):
         return log2_fake_quantize(x, self.scale, self.spec)
 
 
-class StoredWeight(nn.Module):
+class Weight(nn.Module):
+    """A weight in place of a layer's parameter, of which some hosts ask type and device."""
+
+    reference: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the values."""
+        tensor: Tensor = getattr(self, self.reference)
+        return tensor.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        tensor: Tensor = getattr(self, self.reference)
+        return tensor.device
+
+
+class StoredWeight(Weight):
     """A weight of signed integers with a scale for each output channel.
 
     Args:
@@ -126,6 +144,7 @@ class StoredWeight(nn.Module):
         axis: The dimension of the output channels.
     """
 
+    reference = "scale"
     integers: Tensor
     scale: Tensor
     zero_point: Tensor
@@ -151,13 +170,14 @@ class StoredWeight(nn.Module):
         )
 
 
-class FloatWeight(nn.Module):
+class FloatWeight(Weight):
     """A weight that is not quantized.
 
     Args:
         value: The weight.
     """
 
+    reference = "value"
     value: Tensor
 
     def __init__(self, value: Tensor) -> None:

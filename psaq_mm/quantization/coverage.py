@@ -14,6 +14,8 @@ from .policy import QuantPolicy
 from .quantizer import Quantizer
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+# norms of libraries that are no subclasses of these
+_NORM_NAMES = ("RmsNorm", "SimpleNorm", "FrozenBatchNorm", "EvoNorm", "FilterResponseNorm", "GlobalResponseNorm")
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def _reason(module: nn.Module, name: str, policy: QuantPolicy) -> str:
         return kept
     if is_quantized(module):
         return "no quantizer was asked for"
-    if isinstance(module, _NORMS):
+    if isinstance(module, _NORMS) or type(module).__name__.startswith(_NORM_NAMES):
         return "normalisation stays FP"
     if isinstance(module, nn.Embedding):
         return "embedding tables stay FP"

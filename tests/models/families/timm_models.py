@@ -84,6 +84,14 @@ def byoanet(kind: str, **attention: Any) -> dict[str, Any]:
     return {"cfg": config, "img_size": 64}
 
 
+def mobilevit(module: Any) -> Any:
+    """The config of a small MobileViT."""
+    block = module._mobilevit_block(d=1, c=32, s=2, transformer_dim=32, transformer_depth=1, patch_size=2, br=2.0)
+    blocks = (module._inverted_residual_block(d=1, c=16, s=2, br=2.0), block)
+    return module.ByoModelCfg(blocks=blocks, stem_chs=16, stem_type="3x3", stem_pool="", downsample="")
+
+
+CLIPPED = "torch's exporter writes the bounds of its clipped layers behind their use"
 PLAIN = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 64}
 STAGES = {"embed_dims": (16, 32, 32, 64), "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 2), "img_size": 64}
 EVA = {**PLAIN, "img_size": 56}
@@ -103,7 +111,7 @@ TIMM: dict[str, Case] = {
     "timm-vit-differential": timm("vit_dlittle_patch16_reg1_gap_256", 4, taps=2, **PLAIN),
     "timm-deit3": timm("deit3_small_patch16_224", 2, **PLAIN),
     "timm-qwen3": timm("qwen3_vit_88m", 2, **PLAIN),
-    "timm-gemma4": timm("gemma4_vit_167m", 2, **PLAIN),
+    "timm-gemma4": timm("gemma4_vit_167m", 2, not_exported=CLIPPED, **PLAIN),
     "timm-naflexvit": timm("naflexvit_base_patch16_gap", 2, embed_dim=32, depth=2, num_heads=2),
     "timm-cait": timm("cait_xxs24_224", 4, taps=2, **PLAIN),
     "timm-volo": timm(
@@ -169,7 +177,8 @@ TIMM: dict[str, Case] = {
             "MetaFormer",
             depths=(1, 1, 1, 1),
             dims=(16, 16, 32, 32),
-            token_mixers=lambda module: [module.SepConv, module.SepConv, module.Attention, module.Attention],
+            token_mixers=lambda module: [*[module.SepConv] * 2, *[module.Attention] * 2],
+            norm_layers=lambda module: [*[module.LayerNorm2dNoBias] * 2, *[module.LayerNormNoBias] * 2],
         ),
         2,
         features_only=True,
@@ -239,7 +248,21 @@ TIMM: dict[str, Case] = {
     ),
     "timm-fastvit": timm("fastvit_sa12", 1, layers=(1, 1, 1, 1), embed_dims=(16, 16, 32, 32)),
     "timm-shvit": timm("shvit_s1", 2, embed_dim=(32, 32, 32), partial_dim=(16, 16, 16), depth=(1, 1, 1)),
-    "timm-mobilenetv4-hybrid": timm("mobilenetv4_hybrid_medium_075", 8),
+    "timm-mobilenetv4-hybrid": timm(
+        small(
+            "mobilenetv3",
+            "MobileNetV3",
+            block_args=lambda module: module.decode_arch_def(
+                [
+                    ["er_r1_k3_s2_e4_c16"],
+                    ["mqa_r1_k3_h2_s1_v2_d16_c16", "mha_r1_k3_h2_s1_d16_c16", "ir_r1_k3_s2_e4_c32"],
+                ]
+            ),
+            stem_size=16,
+            num_features=32,
+        ),
+        2,
+    ),
     "timm-iformer": timm("iformer_t", 2, dims=(16, 16, 32, 32), depths=(1, 1, 3, 3), attn_groups=(0, 0, 1, 1)),
     "timm-lowformer": timm("lowformer_b0", 2, width_list=(16, 16, 32, 32, 32), depth_list=(0, 1, 1, 1, 1)),
     "timm-botnet": timm(small("byoanet", "ByobNet", **byoanet("bottleneck")), 2),
@@ -247,6 +270,6 @@ TIMM: dict[str, Case] = {
     "timm-efficientvit-mit": timm(
         "efficientvit_b0", 2, widths=(8, 16, 16, 32, 32), depths=(1, 1, 1, 1, 1), features_only=True
     ),
-    "timm-mobilevit": timm("mobilevit_xxs", 9),
+    "timm-mobilevit": timm(small("mobilevit", "ByobNet", cfg=mobilevit), 1),
     "timm-pit": timm("pit_ti_224", 2, img_size=64, base_dims=(16, 16), depth=(1, 1), heads=(2, 2)),
 }

@@ -1,7 +1,7 @@
-"""timm's LeViT, EfficientFormer, EfficientViT (of Microsoft) and TinyViT: attention with a learned bias a relative position.
+"""timm's LeViT, EfficientFormer, Microsoft's EfficientViT and TinyViT: attention with biases by relative position.
 
-``softmax(q k^T / sqrt(d) + B) v`` with narrow q and k and wide v. The library keeps B, which it looks up in a table, from
-one pass to the next; the quantized form makes it forget.
+``softmax(q k^T / sqrt(d) + B) v`` with narrow q and k and wide v. The library keeps B, which it looks up in a table,
+from one pass to the next; the quantized form does not.
 
 LeViT: Graham et al., ICCV 2021. EfficientFormer: Li et al., NeurIPS 2022; its second version mixes the heads before and
 behind the softmax by 1x1 convolutions. EfficientViT: Liu et al., CVPR 2023, whose heads run one behind the other, each
@@ -20,14 +20,14 @@ from ..declaration import Adapter, Sink, register_adapter
 from ..intercepted import channels_first, intercepted, tap_products
 from ..windows.regions import tap_windows, window_regions
 
-CACHE = {"caches": ("attention_bias_cache",)}
+CACHE = ("attention_bias_cache",)
 LEVIT = ("timm.models.levit.Attention", "timm.models.levit.AttentionDownsample")
 FORMER2 = "timm.models.efficientformer_v2."
 GROUPS = "timm.models.efficientvit_msra.CascadedGroupAttention"
 TINY = "timm.models.tiny_vit."
 
-_levit = intercepted("qkv", "q", "kv", **CACHE)
-_levit_maps = intercepted("qkv", "q", "kv", transposed=True, **CACHE)
+_levit = intercepted("qkv", "q", "kv", caches=CACHE)
+_levit_maps = intercepted("qkv", "q", "kv", transposed=True, caches=CACHE)
 _tap_levit, _tap_levit_maps = tap_products(), tap_products(tokens=channels_first)
 
 
@@ -62,11 +62,11 @@ register_adapter(
     Adapter(
         attentions={
             **dict.fromkeys(LEVIT, quantize_levit),
-            "timm.models.efficientformer.Attention": intercepted("qkv", **CACHE),
-            f"{FORMER2}Attention2d": intercepted("q", "k", "v", softmax=False, **CACHE),
-            f"{FORMER2}Attention2dDownsample": intercepted("q", "k", "v", **CACHE),
-            GROUPS: intercepted("qkvs", calls=groups_calls, normalised=True, transposed=True, **CACHE),
-            f"{TINY}Attention": intercepted("qkv", **CACHE),
+            "timm.models.efficientformer.Attention": intercepted("qkv", caches=CACHE),
+            f"{FORMER2}Attention2d": intercepted("q", "k", "v", softmax=False, caches=CACHE),
+            f"{FORMER2}Attention2dDownsample": intercepted("q", "k", "v", caches=CACHE),
+            GROUPS: intercepted("qkvs", calls=groups_calls, normalised=True, transposed=True, caches=CACHE),
+            f"{TINY}Attention": intercepted("qkv", caches=CACHE),
         },
         taps={
             **dict.fromkeys(LEVIT, tap_levit),
@@ -78,6 +78,5 @@ register_adapter(
             f"{TINY}TinyVitBlock": tap_tiny_block,
         },
         blocks=("timm.models.efficientformer.MetaBlock1d", f"{TINY}TinyVitBlock"),
-        layer_scales=("timm.models.efficientformer.LayerScale2d",),
     )
 )

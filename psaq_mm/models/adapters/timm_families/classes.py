@@ -1,7 +1,7 @@
 """timm's CaiT, VOLO, ConViT, CrossViT and TNT: attention with a class token of its own, heads that talk, or two scales.
 
-CaiT (Touvron et al., *Going deeper with Image Transformers*, ICCV 2021) mixes the heads before and behind the softmax by
-linear layers, ``W_w softmax(W_l (q k^T / sqrt(d))) v``; the left operand of the second product is then no softmax
+CaiT (Touvron et al., *Going deeper with Image Transformers*, ICCV 2021) mixes the heads before and behind the softmax
+by linear layers, ``W_w softmax(W_l (q k^T / sqrt(d))) v``; the left operand of the second product is then no softmax
 output. In its last blocks, as in XCiT's and VOLO's, only the class token asks.
 
 VOLO (Yuan et al., *VOLO: Vision Outlooker for Visual Recognition*, TPAMI 2022) computes the weights of its outlook

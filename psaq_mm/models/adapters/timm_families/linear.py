@@ -1,8 +1,9 @@
 """timm's CoaT and EfficientViT (of MIT): linear attention, ``phi(q) (phi(k)^T v)``, which multiplies k and v first.
 
-CoaT (Xu et al., *Co-Scale Conv-Attentional Image Transformers*, ICCV 2021): ``q (softmax(k)^T v) / sqrt(d)``, the softmax
-taken over tokens. EfficientViT (Cai et al., ICCV 2023): ReLU for phi, and division by ``phi(q) sum(phi(k))``, a further
-column of the second product. Neither product has a softmax output on its left that a grid from 0 to 1 would suit.
+CoaT (Xu et al., *Co-Scale Conv-Attentional Image Transformers*, ICCV 2021): ``q (softmax(k)^T v) / sqrt(d)``, the
+softmax taken over tokens. EfficientViT (Cai et al., ICCV 2023): ReLU for phi, and division by ``phi(q) sum(phi(k))``, a
+further column of the second product. Neither product has a softmax output on its left for which a grid from 0 to 1 is
+made.
 """
 
 from __future__ import annotations

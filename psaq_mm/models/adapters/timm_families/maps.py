@@ -1,10 +1,10 @@
 """timm's attention on maps inside of convolutional networks.
 
-Visformer: Chen et al., ICCV 2021. FastViT: Vasu et al., ICCV 2023. SHViT (Yun and Ro, CVPR 2024) attends with one head on
-a part of the channels. MobileNetV4: Qin et al., ECCV 2024, whose heads share one k and one v. iFormer, LowFormer and
+Visformer: Chen et al., ICCV 2021. FastViT: Vasu et al., ICCV 2023. SHViT (Yun and Ro, CVPR 2024) attends with one head
+on a part of the channels. MobileNetV4: Qin et al., ECCV 2024, whose heads share one k and one v. iFormer, LowFormer and
 CPUBone: attention on a map of lower resolution, or in windows.
 
-BoTNet (Srinivas et al., CVPR 2021) and HaloNet (Vaswani et al., CVPR 2021) add the products of q with tables of relative
+BoTNet (Srinivas et al., CVPR 2021) and HaloNet (Vaswani et al., CVPR 2021) add products of q with tables of relative
 positions, one for rows and one for columns, to the scores; these stay FP.
 """
 

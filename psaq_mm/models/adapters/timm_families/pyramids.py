@@ -1,4 +1,4 @@
-"""timm's PVTv2, Twins, Next-ViT, MViTv2, MetaFormer and Hiera: attention in stages, to fewer keys than queries or in windows.
+"""timm's PVTv2, Twins, Next-ViT, MViTv2, MetaFormer and Hiera: attention in stages, to fewer keys or in windows.
 
 PVTv2: Wang et al., CVMJ 2022. Twins: Chu et al., NeurIPS 2021. Next-ViT: Li et al., 2022. MetaFormer: Yu et al., TPAMI
 2024. MViTv2 (Li et al., CVPR 2022) pools q, k and v behind their projection and adds products of q with position tables
@@ -50,6 +50,5 @@ register_adapter(
             f"{SAM2}MultiScaleBlock",
         ),
         norm_order=NormOrder.POST,
-        layer_scales=("timm.models.metaformer.Scale",),
     )
 )

@@ -68,7 +68,7 @@ register_adapter(
 
 
 def differential_calls(module: Any) -> tuple[str, ...]:
-    """The products of :class:`timm.layers.diff_attention.DiffAttention`: those of two attentions, or of both at once."""
+    """The products of timm's ``DiffAttention``: those of two attentions, or of both at once."""
     return ("qk", "av", "qk2", "av2") if module.fused_attn else ("qk", "av")
 
 

@@ -1,8 +1,8 @@
 """timm's SwinV2 by C. Reich, MaxViT and CoAtNet, GCViT, NesT and SAM's ViT: attention in windows, with position biases.
 
-MaxViT (Tu et al., ECCV 2022) alternates windows and grids, CoAtNet (Dai et al., NeurIPS 2021) attends globally. In GCViT
-(Hatamizadeh et al., ICML 2023) every other block takes q from a summary of the whole image. NesT: Zhang et al., AAAI
-2022. SAM: Kirillov et al., ICCV 2023, whose position bias is made of products of q with tables, by einsum, in FP.
+MaxViT (Tu et al., ECCV 2022) alternates windows and grids, CoAtNet (Dai et al., NeurIPS 2021) attends globally. In
+GCViT (Hatamizadeh et al., ICML 2023) every other block takes q from a summary of the whole image. NesT: Zhang et al.,
+AAAI 2022. SAM: Kirillov et al., ICCV 2023, whose position bias is made of products of q with tables, by einsum, in FP.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ register_adapter(
             f"{NEST}TransformerLayer",
             f"{SAM}Block",
         ),
-        layer_scales=(f"{GCVIT}LayerScale", "timm.layers.layer_scale.LayerScale2d"),
+        layer_scales=(f"{GCVIT}LayerScale",),
     )
 )
 register_adapter(
