@@ -267,8 +267,6 @@ def recipe_for(model: nn.Module, bits: str | None, options: dict[str, Any]) -> A
     recipe = recipe_of(cfg, parse_bits(bits) if bits else None)
     if recipe.quantization.pop("scope", "backbone") != "backbone":
         raise UsageError("a model in memory is quantized in scope 'backbone': give a config for scope 'model'")
-    if library == "timm":  # the patterns of the default recipe match module names of OpenMMLab
-        recipe.quantization.overrides = [{"pattern": "model.patch_embed", "bits": 8}]
     return recipe
 
 

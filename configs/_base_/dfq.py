@@ -10,7 +10,7 @@ dfq = dict(
         scope='backbone',
         weight_observer='mse',
         # Images have 8 bits: fewer would take what no training gives back, for a thousandth of the weights.
-        overrides=[dict(pattern='backbone.patch_embed', bits=8)],
+        first_layer=8,
         # In scope 'model': class scores, box deltas and masks. They have few weights.
         last_layers=8),
     generate=dict(

@@ -8,8 +8,4 @@ test_cfg = dict()
 val_cfg = dict()
 custom_hooks = [dict(type='psaq_mm.AgreementHook')]
 # The whole model, as classifiers are usually quantized; timm's has no part called backbone.
-dfq = dict(
-    quantization=dict(
-        scope='model',
-        overrides=[dict(pattern='model.patch_embed', bits=8),
-                   dict(pattern='model.head*', bits=8)]))
+dfq = dict(quantization=dict(scope='model'))

@@ -114,7 +114,7 @@ def keep_unreached(artifact: ConfigDict, teacher: nn.Module, size: tuple[int, in
         artifact: The config of the quantized model; overrides are added in scope ``model``.
         teacher: The float model in eval mode.
         size: Height and width of images of noise that pass through it.
-        policy: The recipe's policy.
+        policy: The recipe's policy; in scope ``model`` that of the artifact, whose patterns are the whole model's.
 
     Returns:
         The policy of the artifact.
@@ -124,6 +124,7 @@ def keep_unreached(artifact: ConfigDict, teacher: nn.Module, size: tuple[int, in
     """
     if artifact.type != "psaq_mm.QuantizedModel":
         return policy
+    policy, _ = policy_of(artifact.quantization)
     like = next(teacher.parameters())
     # A generator of its own, so that the random numbers of the run stay the same.
     # Two images, because norms refuse a single value.

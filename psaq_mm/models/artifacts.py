@@ -38,7 +38,7 @@ def artifact_model(model: ConfigDict, quantization: dict[str, Any]) -> ConfigDic
     if scope == "model":
         quantized.host = named(quantized.type)
         quantized.type = "psaq_mm.QuantizedModel"
-        quantized.quantization = options
+        quantized.quantization = {**options, "overrides": by_whole_names(quantized, options["overrides"])}
         return quantized
     owner = owner_of_backbone(quantized)
     if "backbone" not in owner:
@@ -85,6 +85,17 @@ def owner_of_backbone(model: ConfigDict) -> ConfigDict:
     detector = model.get("detector")
     inside = "backbone" not in model and isinstance(detector, dict) and "backbone" in detector
     return detector if inside else model
+
+
+def by_whole_names(model: ConfigDict, overrides: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Overrides of a tracker whose patterns go by the detector's names, by those of the whole model."""
+    owner = owner_of_backbone(model)
+    if owner is model:
+        return overrides
+    return [
+        {**one, "pattern": f"detector.{one['pattern']}"} if one["pattern"].partition(".")[0] in owner else one
+        for one in overrides
+    ]
 
 
 def switch_off(part: Any) -> None:

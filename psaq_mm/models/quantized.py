@@ -22,6 +22,7 @@ from ..quantization import (
 from ..quantization.convert import join
 from .adapters.conversion import inline_sum
 from .adapters.declaration import LAYER_SCALES
+from .adapters.first_layer import first_layer_of
 from .adapters.generic import OTHER_PRODUCTS, has_attention
 from .adapters.last_layers import last_layers, timm_classifiers
 from .hosts.language import TEXT_ATTENTION, TEXT_BRANCH, takes_text
@@ -72,10 +73,13 @@ def quantize_in_place(module: nn.Module, quantization: dict[str, Any], prefix: s
         The module.
     """
     policy, scope = policy_of(quantization)
+    own = precision_overrides(module, [first_layer_of(module, prefix)], policy.first_layer, "first_layer", prefix)
     if scope == "model":
-        own = [*last_layer_overrides(module, policy.last_layers, prefix), *text_overrides(module, prefix)]
-        # First, so that overrides of the config count.
-        policy = replace(policy, overrides=(*own, *policy.overrides))
+        found = [join(prefix, name) for name in last_layers(module)]
+        own += precision_overrides(module, found, policy.last_layers, "last_layers", prefix)
+        own += text_overrides(module, prefix)
+    # First, so that overrides of the config count.
+    policy = replace(policy, overrides=(*own, *policy.overrides))
     fold_norms(module, lambda name: policy.specs(name) is not None, prefix)
     quantized = quantize_model(module, policy, prefix=prefix)
     note_float_parts(quantized, policy)
@@ -100,20 +104,25 @@ def as_then(model: nn.Module, quantization: dict[str, Any]) -> dict[str, Any]:
     return {**quantization, "overrides": [*kept, *(quantization.get("overrides") or ())]}
 
 
-def last_layer_overrides(model: nn.Module, precision: int | str | None, prefix: str = "") -> list[dict[str, Any]]:
-    """Overrides for the layers that compute class scores, box deltas and masks.
+def precision_overrides(
+    model: nn.Module, names: Iterable[str | None], precision: int | str | None, key: str, prefix: str = ""
+) -> list[dict[str, Any]]:
+    """Overrides for layers to which the policy gives a precision of their own.
 
     Args:
         model: The float model.
-        precision: ``QuantPolicy.last_layers``.
+        names: The layers, or containers of them, by their names in the model that the patterns refer to.
+        precision: Bits, ``'float'``, or None for that of other layers.
+        key: The policy's key, for the coverage report.
         prefix: The model's name in the model that the patterns refer to.
     """
     if precision is None:
         return []
-    found = last_layers(model)
+    found = [name for name in names if name]
     if precision == "float":
-        return keep_float(model, found, "last layers stay FP (last_layers='float')", prefix)
-    return [{"pattern": join(prefix, name), "bits": precision} for name in found]
+        own = [name.removeprefix(f"{prefix}.") if prefix else name for name in found]
+        return keep_float(model, own, f"kept FP by {key}='float'", prefix)
+    return [{"pattern": name, "bits": precision} for name in found]
 
 
 def text_overrides(model: nn.Module, prefix: str = "") -> list[dict[str, Any]]:

@@ -86,6 +86,8 @@ class QuantPolicy:
             maximum before it is quantized, and the product is multiplied by the maximum. Rows with nearly equal
             probabilities (1 / n each) then use as many steps as rows with one large probability, and the integers still
             have one scale.
+        first_layer: Precision of the layer that reads the image: bits of its weight and its input, ``'float'``, or None
+            for that of other layers. The library of models says which layer this is; overrides take precedence.
         last_layers: Precision of the layers that compute class scores, box deltas and masks, in a model that is
             quantized as a whole: bits of their weights and activations, ``'float'``, or None for that of other layers.
             The library of models says which layers these are; overrides take precedence.
@@ -105,6 +107,7 @@ class QuantPolicy:
     norm_migration: float = 1.0
     softmax_grid: str = "uniform"
     softmax_granularity: str = "per_tensor"
+    first_layer: int | str | None = None
     last_layers: int | str | None = None
 
     def __post_init__(self) -> None:
@@ -121,15 +124,12 @@ class QuantPolicy:
             raise QuantizationError(
                 f"softmax_granularity={self.softmax_granularity!r} is unknown: use 'per_tensor' or 'per_row'"
             )
-        last = self.last_layers
-        if (
-            last is not None
-            and last != "float"
-            and (isinstance(last, bool) or last not in range(MIN_BITS, MAX_BITS + 1))
-        ):
-            raise QuantizationError(
-                f"last_layers={last!r} is not valid: use None, 'float' or bits from {MIN_BITS} to {MAX_BITS}"
-            )
+        for key in ("first_layer", "last_layers"):
+            value = getattr(self, key)
+            if value not in (None, "float") and (isinstance(value, bool) or value not in range(MIN_BITS, MAX_BITS + 1)):
+                raise QuantizationError(
+                    f"{key}={value!r} is not valid: use None, 'float' or bits from {MIN_BITS} to {MAX_BITS}"
+                )
         # Every spec is built once, so that an invalid value is reported here and not when a model is converted.
         self._specs()
         for override in self.overrides:

@@ -115,7 +115,7 @@ def test_last_layers_have_a_precision_of_their_own(detector, precision):
         found = [rows[f"{name}.{tensor}"] for tensor in ("weight", "input")]
         assert tuple(row.bits for row in found) == expected, name
         if precision == "float":
-            assert {row.reason for row in found} == {"last layers stay FP (last_layers='float')"}
+            assert {row.reason for row in found} == {"kept FP by last_layers='float'"}
     others = {row.bits for row in rows.values() if row.kind == "weight" and row.name.rpartition(".")[0] not in LAST}
     assert others == {4}
 
@@ -175,9 +175,9 @@ def test_a_scoped_type_is_understood(detector):
     assert artifact_model(detector, {}).backbone.type == "psaq_mm.QuantSwinTransformer"
 
 
-def test_an_unsupported_backbone_is_named_with_the_supported(detector):
-    detector.backbone = ConfigDict(type="ResNet", depth=18)
-    with pytest.raises(UsageError, match="backbone ResNet cannot be quantized: supported are SwinTransformer"):
+def test_an_unknown_backbone_is_named(detector):
+    detector.backbone = ConfigDict(type="ResNest", depth=18)
+    with pytest.raises(UsageError, match="no backbone is called ResNest: correct its name, or add the module"):
         artifact_model(detector, {})
 
 

@@ -65,6 +65,7 @@ class Adapter:
 
 TAPS: ClassTable[Tap] = ClassTable()
 BLOCKS: ClassTable[Adapter] = ClassTable()
+PATCH_EMBEDS: ClassTable[Adapter] = ClassTable()
 PATCH_MERGINGS: ClassTable[Adapter] = ClassTable()
 LAYER_SCALES: ClassTable[Adapter] = ClassTable()
 BACKBONES: ClassTable[Adapter] = ClassTable()
@@ -96,6 +97,7 @@ def register_adapter(adapter: Adapter) -> Adapter:
     for name, factory in adapter.attentions.items():
         register_quantized(name)(factory)
     BLOCKS.add(adapter.blocks, adapter)
+    PATCH_EMBEDS.add(adapter.patch_embeds, adapter)
     PATCH_MERGINGS.add(adapter.patch_mergings, adapter)
     LAYER_SCALES.add(adapter.layer_scales, adapter)
     BACKBONES.add(adapter.backbones, adapter)

@@ -1,6 +1,6 @@
 """Errors of host libraries that keep a model of theirs from running, corrected where that is possible.
 
-onedl-mmdetection 3.5.1: the decoder of DINO encodes the four coordinates of a query by ``width`` numbers each, instead
+onedl-mmdetection 3.5: the decoder of DINO encodes the four coordinates of a query by ``width`` numbers each, instead
 of ``width / 2`` as in all versions before. Grounding DINO inherits this, but its layer that reads them has the old
 size, so that no image passes.
 """

@@ -14,7 +14,6 @@ from timm.models import build_model_with_cfg, register_model
 
 from .case import Case
 
-
 _NUMBERS = itertools.count()
 
 

@@ -1,4 +1,4 @@
-"""Grounding DINO of onedl-mmdetection 3.5.1 runs."""
+"""Grounding DINO of onedl-mmdetection 3.5 runs."""
 
 from __future__ import annotations
 

@@ -15,9 +15,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from ....quantization import QuantPolicy
 from ..conversion import NormOrder
 from ..declaration import Adapter, Sink, register_adapter
 from ..intercepted import intercepted, tap_products
