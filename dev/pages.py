@@ -4,7 +4,8 @@ A block stands between two comments. ``<!-- table:NAME -->`` ... ``<!-- /table -
 ``results/NAME.json``, ``<!-- headline -->`` ... ``<!-- /headline -->`` one row a task, ``<!-- demo-output -->`` ...
 ``<!-- /demo-output -->`` the last lines of a ``make demo``, ``<!-- errors:NAME -->`` ... ``<!-- /errors -->`` the
 errors that the subpackage or module ``psaq_mm.NAME`` raises, ``<!-- zoo -->`` ... ``<!-- /zoo -->`` the backbones of
-``results/zoo.json``, and ``<!-- timm -->`` ... ``<!-- /timm -->`` the families of ``results/timm_families.json``.
+``results/zoo.json``, ``<!-- timm -->`` ... ``<!-- /timm -->`` the families of ``results/timm_families.json``, and
+``<!-- backbones -->`` ... ``<!-- /backbones -->`` those that adapters declare.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dev.backbone_table import backbone_table
 from dev.error_table import error_table
 from dev.headline import headline_table
 from dev.report import read_results, report
@@ -28,7 +30,8 @@ from psaq_mm.utils.records import is_record, load_record
 from psaq_mm.visualization.record_tables import record_markdown
 
 BLOCK = re.compile(
-    r"^<!-- (?P<kind>table|headline|demo-output|errors|zoo|timm)(?::(?P<name>[\w/-]+))? -->\n.*?^<!-- /(?P=kind) -->",
+    r"^<!-- (?P<kind>table|headline|demo-output|errors|zoo|timm|backbones)(?::(?P<name>[\w/-]+))? -->\n"
+    r".*?^<!-- /(?P=kind) -->",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -84,7 +87,13 @@ def errors(folder: Path, name: str) -> str:
 
 def zoo(folder: Path, name: str) -> str:
     """One row a backbone of the libraries' configs. The block has no name."""
-    return f"\n{zoo_table(read_zoo(folder / 'zoo.json'))}\n"
+    record = read_zoo(folder / "zoo.json")
+    return f"\n{zoo_table(record) if record.rows else 'These runs have not been made for this version.'}\n"
+
+
+def backbones(folder: Path, name: str) -> str:
+    """One row a backbone with an adapter. The block has no name."""
+    return f"\n{backbone_table(read_zoo(folder / 'zoo.json'))}\n"
 
 
 def timm(folder: Path, name: str) -> str:
@@ -99,6 +108,7 @@ KINDS: dict[str, Callable[[Path, str], str]] = {
     "errors": errors,
     "zoo": zoo,
     "timm": timm,
+    "backbones": backbones,
 }
 
 

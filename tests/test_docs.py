@@ -22,12 +22,26 @@ FENCE = re.compile(r"```(bash|python)\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)(?:#[\w-]+)?\)")
 NAMED = re.compile(r"`((?:psaq_mm|tools|configs|dev|benchmarks|docs|examples|tests|requirements)/[\w./-]+\.\w+)`")
 PART = re.compile(r"(overrides|by_bits|generate|calibrate|distill)=")
+# A program that the others of its page import.
+MODULE = re.compile(r"# (\w+\.py)\n")
 # Names files that its own examples write.
 EXAMPLES = "extending.md"
 # Each class of the extending page by its name, after the page's own programs.
 USE = """
 from psaq_mm.generation import Discrepancy, PatchSimilarityEntropy, initial_images
+from psaq_mm.quantization import QuantLinear
 from psaq_mm.quantization.rounding import make_rounding
+from my_beit import Attention
+
+functional = nn.Sequential(Attention(32, 2)).eval()
+nn.init.normal_(functional[0].q_bias)
+tokens = torch.randn(2, 5, 32)
+expected = functional(tokens)
+functional = quantize_model(functional, policy)
+with calibrating(functional), torch.no_grad():
+    functional(tokens)
+assert type(functional[0]) is QuantMyBEiTAttention and isinstance(functional[0].to_qkv, QuantLinear)
+assert 0 < (functional(tokens) - expected).norm() < 0.05 * expected.norm()
 
 quantized = quantize_model(MyViT().eval(), policy)
 with calibrating(quantized), torch.no_grad():
@@ -83,8 +97,13 @@ def test_programs_are_valid_python(page):
 def test_the_classes_of_the_extending_page_work(tmp_path):
     """In a process of its own, whose registries the examples may change."""
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-    programs = [code for _, code in FENCE.findall(page) if not PART.match(code)]
-    (tmp_path / "my_vit.py").write_text(programs.pop(0))
+    programs = []
+    for _, code in FENCE.findall(page):
+        module = MODULE.match(code)
+        if module:
+            (tmp_path / module[1]).write_text(code)
+        elif not PART.match(code):
+            programs.append(code)
     (tmp_path / "page.py").write_text("\n".join([*programs, USE]))
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     command = [sys.executable, tmp_path / "page.py"]

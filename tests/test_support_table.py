@@ -5,48 +5,64 @@ from __future__ import annotations
 import re
 
 import pytest
-from mmengine.config import Config
 
+from dev.backbone_table import TASKS, WHOLE_RUNS, all_recipes, declared
+from psaq_mm.models.adapters.declaration import BACKBONES as DECLARED
 from psaq_mm.models.backbones import SUPPORTED, TIMM_CLASSIFIER
+from psaq_mm.models.hosts import host_class
 from psaq_mm.utils.config_lookup import packaged_configs
 from tests.conftest import ROOT
+from tests.models.families import CASES
 from tests.models.test_backbones import BACKBONES
 
 README = (ROOT / "README.md").read_text()
 PAGE = (ROOT / "docs" / "supported.md").read_text()
-(TABLE,) = re.findall(r"<!-- support -->\n(.*?)<!-- /support -->", PAGE, re.DOTALL)
-ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TABLE.strip().splitlines()[2:]]
-KINDS = [(scope, config["type"]) for scope, config, _ in BACKBONES.values()]
-TASKS = {"mmdet": "detection", "mmseg": "segmentation", "mmpretrain": "classification"}
+(TABLE,) = re.findall(r"<!-- backbones -->\n(.*?)<!-- /backbones -->", PAGE, re.DOTALL)
+ROWS = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in TABLE.strip().splitlines()[2:]]
+CLASSES = {f"{host}.{name}" for name, hosts in SUPPORTED.items() for host in hosts} | {TIMM_CLASSIFIER}
+TESTED = {(scope, config["type"]) for scope, config, _ in BACKBONES.values()} | {
+    (case.scope, case.backbone["type"]) for case in CASES.values()
+}
 
 
-def test_every_supported_class_is_a_row():
-    supported = {f"{host}.{name}" for name, hosts in SUPPORTED.items() for host in hosts}
-    assert sorted(row[0].strip("`") for row in ROWS) == sorted(supported | {TIMM_CLASSIFIER})
+def full(scope: str, kind: str) -> str:
+    return kind if "." in kind else f"{scope}.{kind}"
 
 
-def test_every_supported_class_is_tested_on_small_models():
-    tested = {kind if "." in kind else f"{scope}.{kind}" for scope, kind in KINDS}
-    assert tested == {row[0].strip("`") for row in ROWS} - {TIMM_CLASSIFIER}
+def test_every_declared_class_is_a_row():
+    assert sorted(row[0] for row in ROWS) == sorted(CLASSES)
 
 
-def test_every_recipe_stands_in_the_row_of_its_backbone():
-    found: dict[str, set[str]] = {}
-    tasks: dict[str, set[str]] = {}
+def test_the_adapters_in_the_table_declare_their_classes():
+    assert declared().keys() == CLASSES
+    assert {row[0]: row[1] for row in ROWS} == declared()
+    folder = ROOT / "psaq_mm" / "models" / "adapters"
+    assert all((folder / file).is_file() for file in declared().values())
+
+
+def test_every_declared_class_is_tested_on_small_models():
+    # the classifier of timm has tests of its own
+    assert {TIMM_CLASSIFIER} >= CLASSES - {full(*one) for one in TESTED}
+
+
+@pytest.mark.parametrize(("scope", "kind"), sorted(one for one in TESTED if full(*one) not in CLASSES))
+def test_other_classes_that_are_tested_inherit_from_a_declared_one(scope, kind):
+    match = DECLARED.match(host_class(full(scope, kind)))
+    assert match is not None and match.rpartition(".")[2] != kind
+
+
+def test_every_recipe_has_both_widths_and_stands_in_the_row_of_its_backbone():
     known = packaged_configs()
-    for name, path in known.items():
-        if name.endswith("_w8a8"):
-            assert name.replace("_w8a8", "_w4a8") in known
-            cfg = Config.fromfile(path)
-            kind = cfg.model.get("backbone", cfg.model).type
-            kind = kind if "." in kind else f"{cfg.default_scope}.{kind}"
-            found.setdefault(kind, set()).add(name.rpartition("_")[0])
-            tasks.setdefault(kind, set()).add(TASKS[cfg.default_scope])
-    for kind, does, configs, _ in ROWS:
-        kind = kind.strip("`")
-        assert set(re.findall(r"`([^`]+)`", configs)) == found.pop(kind, set()), kind
-        assert all(task in does for task in tasks.get(kind, ())), kind
-    assert not found
+    cells = {row[0]: (row[2], row[3]) for row in ROWS}
+    for name, kind, task in all_recipes():
+        assert f"{name}_w4a8" in known
+        tasks, names = cells[kind]
+        assert task in tasks and f"`{name}`" in f"`{names}`"
+    assert sum(len(names.split()) for _, names in cells.values() if names != "-") == len(all_recipes())
+
+
+def test_runs_on_trained_weights_are_of_declared_classes():
+    assert WHOLE_RUNS.keys() <= CLASSES
 
 
 @pytest.mark.parametrize("file", ["openmmlab", "torch"])
@@ -61,6 +77,6 @@ def test_the_versions_that_ran_are_those_of_the_requirements(file):
 def test_the_readme_has_a_row_for_every_task_and_library():
     section = README.partition("## Supported models")[2].partition("\n## ")[0]
     rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")][2:]
-    hosts = {row[0].strip("`").partition(".")[0] for row in ROWS}
+    hosts = {row[0].partition(".")[0] for row in ROWS}
     assert all(any(TASKS[host] in task and host in library for task, _, library in rows) for host in hosts)
     assert "docs/supported.md" in section
