@@ -66,6 +66,8 @@ class Stages:
         """Build the float model and infer one image."""
         self.enter("build")
         cfg = read(self.library, self.config)
+        if cfg.get("default_scope") is None:  # as mmpretrain's get_model does for its own configs
+            cfg.default_scope = self.library
         without_addresses(cfg.model)
         with_few_boxes(cfg.model)
         self.cfg, described = cfg, float_config(cfg)
