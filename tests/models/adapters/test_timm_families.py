@@ -156,3 +156,14 @@ def test_a_folded_norm_keeps_its_activation():
     torch.testing.assert_close(model(x), expected)
     model.load_state_dict(state)
     torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mobilenetv3_small_050"])
+def test_norms_are_folded_into_the_convolutions_before_them(name):
+    model = random_weights(timm.create_model(name, num_classes=5)).eval()
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model(x)
+        fold_norms(model)
+        assert not any(isinstance(one, nn.BatchNorm2d) for one in model.modules())
+        torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)

@@ -87,3 +87,20 @@ def conv_norm(module: Any) -> list[tuple[str, str]]:
 def linear_bn(module: Any) -> list[tuple[str, str]]:
     """The layer ``linear``, which may be a convolution, and its norm."""
     return [("linear", "bn")]
+
+
+BLOCKS = "timm.models._efficientnet_blocks."
+RESNET = "timm.models.resnet."
+
+
+@register_pairs(
+    *(f"{BLOCKS}{name}" for name in ("InvertedResidual", "DepthwiseSeparableConv", "EdgeResidual", "ConvBnAct")),
+    *(f"{RESNET}{name}" for name in ("BasicBlock", "Bottleneck", "ResNet")),
+    *(f"timm.models.{name}" for name in ("efficientnet.EfficientNet", "mobilenetv3.MobileNetV3")),
+)
+def numbered(module: Any) -> list[tuple[str, str]]:
+    """Each convolution of a block or stem, and the norm that is registered next, as they run."""
+    names = list(module._modules)
+    norms = [name for name in names if name.startswith("bn")]
+    before = {norm: [name for name in names[: names.index(norm)] if name.startswith("conv")] for norm in norms}
+    return [(before[norm][-1], norm) for norm in norms if before[norm]]
