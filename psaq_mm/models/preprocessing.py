@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..utils.class_table import full_name
 from .backbones import backbone_of
 
 # Of ImageNet's pixels, in RGB order: V1's rates, prior and noise are for images normalised by them.
@@ -14,6 +15,7 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 # The largest pixel of images in [0, 1], of 8, 12 and 16 bits.
 PEAKS = (1.0, 255.0, 4095.0, 65535.0)
+FOCUS = "mmdet.models.backbones.csp_darknet.Focus"
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +119,17 @@ def preprocessor_of(model: nn.Module) -> nn.Module | None:
 
 
 def image_channels(backbone: nn.Module) -> int:
-    """The input channels of a backbone's first convolution; 3 for a backbone without convolutions."""
-    convolutions = (module for module in backbone.modules() if isinstance(module, nn.Conv2d))
-    return next((one.in_channels for one in convolutions), 3)
+    """The channels of the images that a backbone takes: those of its first convolution; 3 without convolutions.
+
+    mmdet's ``Focus`` (YOLOX) puts four pixels into the channels of one before its convolution.
+    """
+    merged = 1
+    for module in backbone.modules():
+        if full_name(type(module)) == FOCUS:
+            merged = 4
+        elif isinstance(module, nn.Conv2d):
+            return module.in_channels // merged
+    return 3
 
 
 def takes_rgb(model: nn.Module) -> bool:

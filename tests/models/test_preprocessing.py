@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from psaq_mm.models import image_channels, pixel_bounds, pixel_units, takes_rgb
@@ -81,3 +82,18 @@ def test_imagenets_own_normalisation_changes_no_bit():
 def test_the_largest_pixel_is_what_mean_and_std_are_meant_for(mean, std, peak):
     _, high = pixel_bounds(model(mean, std))
     torch.testing.assert_close(high * torch.tensor(std) + torch.tensor(mean), torch.full((3,), peak), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "channels"),
+    [
+        ({"type": "mmdet.CSPDarknet", "widen_factor": 0.125, "deepen_factor": 0.33}, 3),
+        ({"type": "mmdet.ResNet", "depth": 18, "in_channels": 1}, 1),
+    ],
+    ids=["focus", "gray"],
+)
+def test_channels_of_images_are_those_before_pixels_are_merged(config, channels):
+    init_default_scope("mmdet")
+    backbone = MODELS.build(config)
+    assert image_channels(backbone) == channels
+    backbone(torch.zeros(1, channels, 64, 64))
