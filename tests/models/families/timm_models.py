@@ -134,8 +134,10 @@ TIMM: dict[str, Case] = {
     "timm-tnt": timm(
         "tnt_s_patch16_224", 4, taps=2, embed_dim=32, inner_dim=16, depth=2, num_heads_outer=2, img_size=64
     ),
-    "timm-xcit": timm("xcit_nano_12_p16_224", 4, taps=2, **PLAIN),
-    "timm-edgenext": timm("edgenext_xx_small", 3, depths=(1, 1, 1, 1), dims=(16, 16, 32, 32)),
+    "timm-xcit": timm("xcit_nano_12_p16_224", 4, taps=2, float_layers=("token_projection",), **PLAIN),
+    "timm-edgenext": timm(
+        "edgenext_xx_small", 3, float_layers=("token_projection",), depths=(1, 1, 1, 1), dims=(16, 16, 32, 32)
+    ),
     "timm-davit": timm("davit_tiny", 6, depths=(1, 1, 1), embed_dims=(16, 32, 64), num_heads=(1, 2, 2)),
     "timm-levit": timm(
         small("levit", "Levit", img_size=64, embed_dim=(16, 32), key_dim=8, depth=(1, 1), num_heads=(2, 2)), 3
