@@ -69,7 +69,8 @@ def without_downloads(model: ConfigDict) -> ConfigDict:
         if part is None:
             continue
         name = named(part.type).rpartition(".")[2]
-        if part is not bare:
+        # a module of the user's need not take the argument
+        if part is not bare and "init_cfg" in part:
             part.init_cfg = None
         if name in ("TIMMBackbone", "TimmClassifier"):
             # mmseg's default is True

@@ -242,11 +242,40 @@ def test_a_quantized_model_has_the_same_blocks():
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-def test_a_model_without_blocks_says_so():
+# No adapter declares blocks of these: a backbone, and how many blocks and outputs are compared.
+REPEATED = {
+    "resnet": ({"type": "mmdet.ResNet", "depth": 18, "base_channels": 8}, 8, 4),
+    "vgg": ({"type": "mmpretrain.VGG", "depth": 11}, 8, 1),
+    "levit": (CASES["timm-levit"].backbone, 2, 1),
+    "lowformer": (CASES["timm-lowformer"].backbone, 6, 1),
+}
+
+
+@pytest.mark.parametrize(("config", "blocks", "maps"), REPEATED.values(), ids=REPEATED)
+@torch.no_grad()
+def test_repeated_blocks_are_compared_where_none_are_declared(config, blocks, maps):
+    init_default_scope("mmpretrain")
+    teacher = nn.Module()
+    teacher.backbone = random_weights(MODELS.build(copy.deepcopy(config)))
+    assert not transformer_blocks(teacher)
+    student = copy.deepcopy(teacher)
+    quantize_in_place(student.backbone, {}, prefix="backbone")
+    enable_quantizers(student, False)
+    images = torch.randn(2, 3, 64, 64)
+    function = output_function("blocks", teacher)
+    ours, theirs = function(student, images), function(teacher, images)
+    assert len(theirs) == blocks + maps
+    for a, b in zip(ours, theirs, strict=True):
+        # float32 sums in another order, relative to the largest element
+        torch.testing.assert_close(a, b, atol=1e-5 * max(1.0, float(b.abs().max())), rtol=0)
+
+
+def test_a_model_without_any_block_is_compared_on_its_outputs():
     model = nn.Module()
     model.backbone = nn.Identity()
-    with pytest.raises(UsageError, match="no transformer blocks"):
-        output_function("blocks", model)
+    images = torch.randn(1, 3, 4, 4)
+    (found,) = output_function("blocks", model)(model, images)
+    assert torch.equal(found, images)
 
 
 @pytest.mark.parametrize(("kind", "level"), [("segmentor", "logits"), ("classifier", "backbone")])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ..adapters.declaration import transformer_blocks
+from ..adapters.declaration import BLOCKS
+from ..adapters.generic import blocks_of
 from ..backbones import backbone_of
 from ..hosts import kinds_of, modules_of
 from ..hosts.language import takes_text
@@ -45,15 +47,23 @@ def backbone_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     return [features, backbone.forward_head(features, pre_logits=True)]
 
 
-def block_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """The output of every transformer block, or its outputs, then :func:`backbone_outputs`.
+def block_outputs(model: nn.Module, images: Tensor, blocks: Sequence[str]) -> list[Tensor]:
+    """The output of every block, or its outputs, in the order of execution, then :func:`backbone_outputs`.
 
     The output of a plain transformer is one map or a class token, which does not show in which block errors arise.
+
+    Args:
+        model: The float or quantized model.
+        images: Normalised images ``(images, channels, height, width)``.
+        blocks: The names of the blocks in the backbone.
     """
     found: list[Tensor] = []
-    blocks = transformer_blocks(backbone_of(model)[1])
+    backbone = backbone_of(model)[1]
     # some blocks also give the size of their map
-    handles = [block.register_forward_hook(lambda _, args, output: found.extend(tensors(output))) for block in blocks]
+    handles = [
+        backbone.get_submodule(name).register_forward_hook(lambda _, args, output: found.extend(tensors(output)))
+        for name in blocks
+    ]
     try:
         outputs = backbone_outputs(model, images)
     finally:
@@ -149,12 +159,13 @@ def backbone_function(teacher: nn.Module) -> OutputFunction:
 def blocks_function(teacher: nn.Module) -> OutputFunction:
     """The function of level ``blocks``.
 
-    Raises:
-        UsageError: No adapter declares the blocks of the model.
+    Blocks are those that an adapter declares. A backbone without declared ones, such as a ResNet, is compared on its
+    repeated blocks (:func:`.adapters.generic.blocks_of`); one that has none of these either, on its outputs alone.
     """
-    if not transformer_blocks(backbone_of(teacher)[1]):
-        raise UsageError(f"{type(teacher).__name__} has no transformer blocks: compare on 'backbone'")
-    return block_outputs
+    backbone = backbone_of(teacher)[1]
+    # The teacher's names, since a quantized module may look like a block where the float one does not.
+    declared = [name for name, module in backbone.named_modules() if BLOCKS.match(type(module))]
+    return partial(block_outputs, blocks=declared or [name for name, _ in blocks_of(backbone)])
 
 
 def neck_function(teacher: nn.Module) -> OutputFunction:
