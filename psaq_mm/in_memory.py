@@ -33,6 +33,7 @@ from .models import (
     without_checkpointing,
 )
 from .models.checkpoint import check_finite
+from .models.former import forms_of
 from .quantization import CoverageReport, check_calibrated, coverage, freeze, make_rounding, recording_sqnr
 from .utils.atomic_files import save_tensors
 
@@ -332,7 +333,8 @@ def load_model(folder: Path, model: nn.Module | None = None) -> nn.Module:
         model = timm.create_model(**meta["timm"])
     student = as_teacher(copy.deepcopy(model))
     heads = [one for one in quantization["overrides"] if not one.get("keep_fp")]
-    body = quantize_body(student, {**quantization, "overrides": heads})
+    with forms_of(quantization):
+        body = quantize_body(student, {**quantization, "overrides": heads})
     try:
         body.load_state_dict(state)
     except RuntimeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from fnmatch import fnmatchcase
 from typing import Any
 
 from mmengine.config import ConfigDict
@@ -94,7 +95,9 @@ def by_whole_names(model: ConfigDict, overrides: list[dict[str, Any]]) -> list[d
     if owner is model:
         return overrides
     return [
-        {**one, "pattern": f"detector.{one['pattern']}"} if one["pattern"].partition(".")[0] in owner else one
+        {**one, "pattern": f"detector.{one['pattern']}"}
+        if any(fnmatchcase(key, one["pattern"].partition(".")[0]) for key in owner)
+        else one
         for one in overrides
     ]
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..registry import MODELS
 from .backbones import TIMM_CLASSIFIER, backbone_of, check_supported, quantized_class
+from .former import forms_of
 from .hosts import host_class
 from .quantized import as_then, policy_of, quantize_body, quantize_in_place
 
@@ -27,7 +28,8 @@ def QuantizedBackbone(*, host: str, quantization: dict[str, Any], **backbone: An
         **backbone: The host's own arguments.
     """
     cls = check_supported(host_class(host), host)
-    return quantized_class(cls)(quantization=quantization, **backbone)
+    with forms_of(quantization):
+        return quantized_class(cls)(quantization=quantization, **backbone)
 
 
 @MODELS.register_module()
@@ -47,10 +49,11 @@ def QuantizedModel(*, host: str, quantization: dict[str, Any], **model: Any) -> 
     _, scope = policy_of({"scope": "model", **quantization})
     host_class(host)  # which imports its library
     built = HOST_MODELS.build({"type": host, **model})
-    quantization = as_then(built, {**quantization, "scope": scope})
-    if scope == "model":
-        return quantize_in_place(built, quantization)
-    return quantize_body(built, backbone_of(built)[0], quantization)
+    with forms_of(quantization):
+        quantization = as_then(built, {**quantization, "scope": scope})
+        if scope == "model":
+            return quantize_in_place(built, quantization)
+        return quantize_body(built, backbone_of(built)[0], quantization)
 
 
 @MODELS.register_module()

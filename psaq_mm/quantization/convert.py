@@ -15,7 +15,7 @@ from .quantizer import Quantizer
 Factory = Callable[[Any, str, QuantPolicy], nn.Module]
 _F = TypeVar("_F", bound=Factory)
 
-_FACTORIES: ClassTable[Factory] = ClassTable()
+FACTORIES: ClassTable[Factory] = ClassTable()
 _MARK = "_quantized_by_psaq"
 
 # Modules that use the weights of their children without calling them: quantizers in these children would never run.
@@ -41,7 +41,7 @@ def register_quantized(*float_classes: type[nn.Module] | str) -> Callable[[_F], 
     """
 
     def register(factory: _F) -> _F:
-        _FACTORIES.add((one if isinstance(one, str) else full_name(one) for one in float_classes), factory)
+        FACTORIES.add((one if isinstance(one, str) else full_name(one) for one in float_classes), factory)
         return factory
 
     return register
@@ -82,7 +82,7 @@ def factory_of(module: nn.Module) -> Factory | None:
     Returns:
         The function, None if there is none.
     """
-    return _FACTORIES.of(type(module))
+    return FACTORIES.of(type(module))
 
 
 def is_quantized(module: nn.Module) -> bool:

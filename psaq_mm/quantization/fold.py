@@ -21,7 +21,7 @@ from .convert import factory_of, is_quantized, join
 Pairs = Callable[[Any], Iterable[tuple[str, str]]]
 _P = TypeVar("_P", bound=Pairs)
 
-_PAIRS: ClassTable[Pairs] = ClassTable()
+PAIRS: ClassTable[Pairs] = ClassTable()
 _LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 # Norms whose forward is known; that of timm's also applies its own "drop" and "act", which stay.
 _NORMS: ClassTable[tuple[str, ...]] = ClassTable()
@@ -41,7 +41,7 @@ def register_pairs(*classes: type[nn.Module] | str) -> Callable[[_P], _P]:
     """
 
     def register(pairs: _P) -> _P:
-        _PAIRS.add((one if isinstance(one, str) else full_name(one) for one in classes), pairs)
+        PAIRS.add((one if isinstance(one, str) else full_name(one) for one in classes), pairs)
         return pairs
 
     return register
@@ -142,7 +142,7 @@ def fold_norms(model: nn.Module, wanted: Callable[[str], bool] = lambda name: Tr
     tensors = Counter(one for module in model.modules() for one in module._parameters.values() if one is not None)
     done = []
     for path, module in list(model.named_modules()):
-        pairs = _PAIRS.of(type(module))
+        pairs = PAIRS.of(type(module))
         if pairs is None or is_quantized(module):
             continue
         for layer_name, norm_name in list(pairs(module)):

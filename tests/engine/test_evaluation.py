@@ -63,6 +63,6 @@ def test_the_configs_own_augmentation_is_used(boxes, tmp_path):
 def test_masks_cannot_be_merged(finished, tmp_path):
     described, checkpoint = finished.runner.artifact_paths
     with pytest.raises(
-        UsageError, match="DetTTAModel cannot merge the results of this model .*: mmdet's merges boxes, not"
+        UsageError, match="DetTTAModel cannot evaluate with test-time augmentation .*mmdet's merges boxes, not"
     ):
         evaluate(Config.fromfile(described), checkpoint, tmp_path, tta=True)

@@ -28,6 +28,8 @@ from tests.models.families import CASES, Case
 from tests.quantization.switching import enable_quantizers
 
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+# activations whose derivative jumps
+KINKED = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.LeakyReLU, nn.MaxPool2d)
 SCHEMES = pytest.mark.parametrize("scheme", ["deploy", "paper"])
 
 
@@ -84,7 +86,8 @@ def test_values_and_gradients_are_those_of_the_library_in_fp32(case, scheme):
         allowed = 1e-5 * max(1.0, float(theirs.abs().max()))
         errors = (ours - theirs).abs().flatten(1).amax(1).sort().values
         # A rounding may put the input of a ReLU on the other side of 0, which changes the gradient of that image.
-        counted = errors[: len(errors) // 2] if number == len(found[0]) else errors
+        bent = number == len(found[0]) and any(isinstance(one, KINKED) for one in teacher.modules())
+        counted = errors[: len(errors) // 2] if bent else errors
         assert float(counted.max()) <= allowed
 
 

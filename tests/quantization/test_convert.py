@@ -25,7 +25,7 @@ from tests.quantization.switching import enable_quantizers
 @pytest.fixture(autouse=True)
 def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers ends with it."""
-    monkeypatch.setattr(convert._FACTORIES, "values", dict(convert._FACTORIES.values))
+    monkeypatch.setattr(convert.FACTORIES, "values", dict(convert.FACTORIES.values))
 
 
 class PlainLinear(nn.Linear):

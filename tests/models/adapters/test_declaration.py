@@ -124,7 +124,7 @@ DECLARED = Adapter(
 @pytest.fixture
 def declared(monkeypatch):
     """The declaration, withdrawn after the test."""
-    monkeypatch.setattr(convert._FACTORIES, "values", dict(convert._FACTORIES.values))
+    monkeypatch.setattr(convert.FACTORIES, "values", dict(convert.FACTORIES.values))
     for table in (declaration.TAPS, declaration.BLOCKS, declaration.BACKBONES):
         monkeypatch.setattr(table, "values", dict(table.values))
     register_adapter(DECLARED)
