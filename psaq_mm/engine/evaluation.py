@@ -105,6 +105,6 @@ def evaluate(cfg: Config, checkpoint: str | Path, folder: Path, tta: bool = Fals
                 raise
             kind = named(cfg.model["type"])
             raise UsageError(
-                f"{kind} cannot evaluate with test-time augmentation ({type(error).__name__}: {error}): leave out --tta, "
-                "or correct tta_model and tta_pipeline; mmdet's merges boxes, not masks"
+                f"{kind} cannot evaluate with test-time augmentation ({type(error).__name__}: {error}): leave out "
+                "--tta, or correct tta_model and tta_pipeline; mmdet's merges boxes, not masks"
             ) from error
