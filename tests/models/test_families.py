@@ -27,7 +27,19 @@ from psaq_mm.quantization import (
 from tests.models.families import CASES, Case
 from tests.quantization.switching import enable_quantizers
 
-EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+# Of timm's families, which resemble those of OpenMMLab, these run every time.
+QUICK = ("beit", "eva", "maxvit", "hiera", "xcit", "levit", "pvt-v2", "twins-svt", "mvitv2", "cait", "efficientvit-mit", "nextvit")
+EVERY = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            marks=[pytest.mark.full] if name.startswith("timm-") and name.removeprefix("timm-") not in QUICK else [],
+            id=name,
+        )
+        for name, case in CASES.items()
+    ],
+)
 # activations whose derivative jumps
 KINKED = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.LeakyReLU, nn.MaxPool2d)
 SCHEMES = pytest.mark.parametrize("scheme", ["deploy", "paper"])
