@@ -28,7 +28,20 @@ from tests.models.families import CASES, Case
 from tests.quantization.switching import enable_quantizers
 
 # Of timm's families, which resemble those of OpenMMLab, these run every time.
-QUICK = ("beit", "eva", "maxvit", "hiera", "xcit", "levit", "pvt-v2", "twins-svt", "mvitv2", "cait", "efficientvit-mit", "nextvit")
+QUICK = (
+    "beit",
+    "eva",
+    "maxvit",
+    "hiera",
+    "xcit",
+    "levit",
+    "pvt-v2",
+    "twins-svt",
+    "mvitv2",
+    "cait",
+    "efficientvit-mit",
+    "nextvit",
+)
 EVERY = pytest.mark.parametrize(
     "case",
     [
