@@ -157,6 +157,12 @@ def test_a_pattern_that_matches_nothing_names_its_neighbours(detector, scope):
         build(detector, quantization)
 
 
+def test_a_backbone_gets_no_init_cfg_that_its_config_has_not(detector):
+    # a module of the user's need not take it
+    detector.backbone.pop("init_cfg", None)
+    assert "init_cfg" not in artifact_model(detector, {"scope": "model"}).backbone
+
+
 def test_the_artifact_is_a_copy_without_download(detector):
     detector.backbone.init_cfg = {"type": "Pretrained", "checkpoint": "https://example.org/swin.pth"}
     before = copy.deepcopy(detector)
