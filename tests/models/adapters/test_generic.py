@@ -114,9 +114,76 @@ def test_what_has_no_feature_map_is_refused():
     with pytest.raises(UsageError, match="Sequential has no feature map, which image generation needs: give images"):
         taps_of(nn.Sequential(nn.Flatten(), nn.Linear(48, 4)))
     with taps_of(nn.Sequential(nn.Conv2d(3, 4, 8, 8))) as taps:
-        taps._blocks[0][1](torch.zeros(1, 3, 8, 8))
+        taps._model(torch.zeros(1, 3, 8, 8))
         with pytest.raises(UsageError, match="feature map of at least 4 positions.*use larger images"):
             taps.take()
+
+
+class Unfolded(nn.Module):
+    """A stem without a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(48, 8)
+        branches = [nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)) for _ in range(2)]
+        self.blocks = nn.ModuleList(Branch(one) for one in branches)
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.stem(nn.functional.unfold(images, 4, stride=4).transpose(1, 2))
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.forward_features(images)
+
+
+class Branch(nn.Module):
+    """A residual branch."""
+
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.branch(x)
+
+
+class Reordered(nn.Module):
+    """A backbone that registers its stem last, and calls it by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1))
+        self.blocks = nn.ModuleList([Branch(block)])
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.blocks[0](self.stem(input=images))
+
+
+@pytest.mark.parametrize("model", [Unfolded(), Reordered()], ids=["no-convolution", "stem-last"])
+@pytest.mark.parametrize("call", ["positional", "keyword", "forward_features"])
+@torch.no_grad()
+def test_images_are_counted_in_every_pass(model, call):
+    calls = {
+        "positional": model,
+        "keyword": lambda images: model(images=images),
+        "forward_features": getattr(model, "forward_features", model),
+    }
+    before = calls[call](torch.ones(3, 3, 16, 32))
+    with taps_of(model) as taps:
+        # the method as the caller looks it up while the taps are attached
+        run = getattr(model, "forward_features", model) if call == "forward_features" else calls[call]
+        for count in (2, 3, 1):
+            during = run(torch.ones(count, 3, 16, 32))
+            assert (taps.images, taps.aspect) == (count, 0.5)
+            if count == 3:
+                assert torch.equal(during, before)
+        assert [tuple(one.tokens.shape) for one in taps.take()[:: len(model.blocks)]] == [
+            (count, 1, 32, 8) for count in (2, 3, 1)
+        ]
+    assert "forward_features" not in model.__dict__ and not model._forward_pre_hooks
 
 
 def test_models_with_an_adapter_are_not_limited():
