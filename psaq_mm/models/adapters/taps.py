@@ -35,8 +35,17 @@ def prefix_tokens(model: nn.Module, name: str) -> int:
             if isinstance(getattr(parent, key, None), int):
                 return int(getattr(parent, key))
         if isinstance(getattr(parent, "cls_token", None), Tensor):
-            return parent.cls_token.shape[1]
+            return _count(parent.cls_token)
+        # one for each scale: cls_token_0 of timm's CrossViT, cls_token1 of its CoaT
+        scales = [one for key, one in parent.named_parameters(recurse=False) if key.startswith("cls_token")]
+        if scales:
+            return _count(scales[0])
     return 0
+
+
+def _count(token: Tensor) -> int:
+    """How many tokens a parameter ``(1, n, c)``, ``(1, c)`` or ``(c,)`` is."""
+    return token.shape[1] if token.dim() == 3 else 1
 
 
 def head_mean(tokens: Tensor, images: int, heads: int) -> Tensor:

@@ -162,6 +162,21 @@ class Reordered(nn.Module):
         return self.blocks[0](self.stem(input=images))
 
 
+class Classed(Unfolded):
+    """One that puts class tokens in front of the patches."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.cls_token_0 = nn.Parameter(torch.randn(shape))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.stem(nn.functional.unfold(images, 4, stride=4).transpose(1, 2))
+        x = torch.cat([self.cls_token_0.view(1, -1, 8).expand(len(x), -1, -1), x], 1)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
 @pytest.mark.parametrize("model", [Unfolded(), Reordered()], ids=["no-convolution", "stem-last"])
 @pytest.mark.parametrize("call", ["positional", "keyword", "forward_features"])
 @torch.no_grad()
@@ -200,6 +215,8 @@ def test_models_with_an_adapter_are_not_limited():
         pytest.param((2, 8, 6, 12), 0.5, (2, 1, 72, 8), id="channels-first-oblong"),
         pytest.param((2, 8, 80, 40), 2.0, (2, 1, 1024, 8), id="large"),
         pytest.param((2, 16, 8), 1.0, (2, 1, 16, 8), id="sequence"),
+        pytest.param((2, 1600, 8), 1.0, (2, 1, 1024, 8), id="long-sequence"),
+        pytest.param((2, 64, 4, 256), 1.0, None, id="unfolded"),
         pytest.param((2, 8, 1, 1), 1.0, None, id="no-map"),
         pytest.param((3, 8, 6, 6), 1.0, None, id="other-batch"),
         pytest.param((2, 8), 1.0, None, id="vector"),
@@ -207,9 +224,27 @@ def test_models_with_an_adapter_are_not_limited():
 )
 def test_maps_and_sequences_are_told_apart(shape, aspect, expected):
     found = map_tokens((torch.zeros(shape),), 2, aspect)
-    assert found is None if expected is None else tuple(found.shape) == expected
+    assert found is None if expected is None else tuple(found.tokens.shape) == expected
+
+
+def test_a_long_sequence_is_averaged_behind_its_class_token():
+    output = torch.arange(2.0 + 2048).view(1, -1, 1)
+    found = map_tokens(output, 1, 1.0, prefix=2)
+    assert found.has_class_token and found.tokens[0, 0, 0].item() == 1
+    assert torch.equal(found.patches().tokens.flatten(), 2.5 + 2 * torch.arange(1024.0))
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 8), (1, 8), (8,)], ids=["two", "one", "vector"])
+@torch.no_grad()
+def test_class_tokens_are_no_patches(shape):
+    model = Classed(shape)
+    with taps_of(model) as taps:
+        model(torch.randn(2, 3, 32, 32))
+        layers = taps.take()
+    assert len(layers) == 2 and all(one.has_class_token for one in layers)
+    assert [tuple(one.patches().tokens.shape) for one in layers] == [(2, 1, 64, 8)] * 2
 
 
 def test_tokens_of_a_map_are_its_positions():
     output = torch.arange(2 * 3 * 4.0).view(1, 2, 3, 4)
-    assert torch.equal(map_tokens(output, 1, 0.75)[0, 0, 5], output[0, :, 1, 1])
+    assert torch.equal(map_tokens(output, 1, 0.75).tokens[0, 0, 5], output[0, :, 1, 1])
