@@ -5,6 +5,7 @@ Their Linear and Conv2d layers are quantized as those of any model. Products of 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,13 +31,27 @@ OTHER_PRODUCTS = "no adapter declares the attention of this backbone: products o
 
 
 def has_attention(model: nn.Module) -> bool:
-    """Whether an adapter declares how to read patch tokens of one of the model's modules."""
-    return any(TAPS.of(type(module)) is not None for module in model.modules())
+    """Whether an adapter declares how to read patch tokens of one of the model's modules, and can."""
+    return any(_attaches(module) for module in model.modules())
+
+
+def _attaches(module: nn.Module) -> bool:
+    """Whether a module has a tap; some leave out rare forms of their class."""
+    tap = TAPS.of(type(module))
+    handles = [] if tap is None else tap(module, "", lambda tokens: None, 0)
+    for handle in handles:
+        handle.remove()
+    return bool(handles)
 
 
 def taps_of(model: nn.Module) -> Taps:
     """Taps on the attention that adapters declare; for a model without such attention, on the outputs of its blocks."""
-    return AttentionTaps(model) if has_attention(model) else BlockTaps(model)
+    if not has_attention(model):
+        return BlockTaps(model)
+    common = TAPS.of(nn.MultiheadAttention)
+    declared = {TAPS.of(type(module)) for module in model.modules() if _attaches(module)}
+    # torch's attention is also what networks pool their maps with
+    return CheckedTaps(model) if declared == {common} and blocks_of(model) else AttentionTaps(model)
 
 
 def limitation(model: nn.Module) -> str | None:
@@ -68,9 +83,12 @@ def _blocks(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
         inner = list(_blocks(child, name))
         if inner:
             yield from inner
-        elif listed and not isinstance(child, (nn.Sequential, nn.ModuleList, *LAYERS)):
-            if sum(isinstance(one, LAYERS) for one in child.modules()) > 1:
-                yield name, child
+        elif (
+            listed
+            and not isinstance(child, (nn.Sequential, nn.ModuleList, *LAYERS))
+            and sum(isinstance(one, LAYERS) for one in child.modules()) > 1
+        ):
+            yield name, child
 
 
 def map_tokens(output: Any, images: int, aspect: float, prefix: int = 0) -> AttentionTokens | None:
@@ -141,6 +159,7 @@ class BlockTaps(Taps):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self._blocks = blocks_of(model)
+        self._called = False
         self._kind = type(model).__name__
         if not self._blocks:
             raise UsageError(
@@ -153,6 +172,7 @@ class BlockTaps(Taps):
             prefix = prefix_tokens(self._model, name)
 
             def collect(_: nn.Module, args: tuple, output: Any, name: str = name, prefix: int = prefix) -> None:
+                self._called = True
                 tokens = map_tokens(output, self.images, self.aspect, prefix)
                 if tokens is not None:
                     self.add(replace(tokens, layer=name))
@@ -163,12 +183,64 @@ class BlockTaps(Taps):
         """See base class.
 
         Raises:
-            UsageError: No output of a block is a feature map or a sequence of tokens.
+            UsageError: Blocks were run, and no output is a feature map or a sequence of tokens.
         """
-        found = super().take()
-        if not found:
+        found, called, self._called = super().take(), self._called, False
+        if called and not found:
             raise UsageError(
                 f"no block of {self._kind} has a feature map of at least {SMALLEST_COUNT} positions as its output, "
                 "which image generation needs: use larger images, or give images of your own"
             )
         return found
+
+
+class CheckedTaps(AttentionTaps):
+    """Taps on torch's attention, or on the blocks if that attention sees no patches, as when it pools by one query.
+
+    The first tokens decide. Until then, both are collected.
+
+    Args:
+        model: The float model or backbone.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._others = BlockTaps(model)
+        self._pools: bool | None = None
+
+    def __enter__(self) -> CheckedTaps:
+        super().__enter__()
+        if self._pools is not False:
+            self._others.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._others.__exit__(*error)
+
+    def take(self) -> list[AttentionTokens]:
+        """See base class.
+
+        Raises:
+            UsageError: See :meth:`BlockTaps.take`.
+        """
+        found = super().take()
+        if self._pools is False:
+            return found
+        # Only what the layers computed decides; the attention stays tapped, so that outputs stay the same to the bit.
+        if any(layer.patches().tokens.shape[2] >= SMALLEST_COUNT for layer in found):
+            self._pools = False
+            self._others.__exit__()
+            return found
+        others = self._others.take()
+        if found and self._pools is None:
+            from mmengine.logging import print_log
+
+            self._pools = True
+            print_log(
+                f"the attention of {type(self._model).__name__} has fewer than {SMALLEST_COUNT} patches: images are "
+                f"made from the patch similarity of the outputs of {len(self._others._blocks)} blocks",
+                "current",
+                logging.WARNING,
+            )
+        return others

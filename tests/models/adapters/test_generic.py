@@ -248,3 +248,65 @@ def test_class_tokens_are_no_patches(shape):
 def test_tokens_of_a_map_are_its_positions():
     output = torch.arange(2 * 3 * 4.0).view(1, 2, 3, 4)
     assert torch.equal(map_tokens(output, 1, 0.75).tokens[0, 0, 5], output[0, :, 1, 1])
+
+
+class Pooled(nn.Module):
+    """A convolutional network that pools its map by attention of one query."""
+
+    def __init__(self, bias: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        self.blocks = nn.ModuleList(Branch(nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))) for _ in range(2))
+        self.query = nn.Parameter(torch.randn(1, 1, 8))
+        self.pool = nn.MultiheadAttention(8, 2, batch_first=True, add_bias_kv=bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.stem(images)
+        for block in self.blocks:
+            x = block(x)
+        x = x.flatten(2).transpose(1, 2)
+        return self.pool(self.query.expand(len(x), -1, -1), x, x)[0]
+
+
+@torch.no_grad()
+def test_attention_that_pools_yields_to_blocks(monkeypatch):
+    messages = []
+    monkeypatch.setattr("mmengine.logging.print_log", lambda text, *_: messages.append(text))
+    model = Pooled()
+    taps = taps_of(model)
+    for _ in range(2):
+        with taps:
+            assert taps.take() == []  # as after a pass for which memory ran out
+            model(torch.randn(2, 3, 32, 32))
+            assert [tuple(one.tokens.shape) for one in taps.take()] == [(2, 1, 64, 8)] * 2
+    assert len(messages) == 1 and "Pooled has fewer than 4 patches" in messages[0]
+    assert not any(one._forward_hooks or one._forward_pre_hooks or "forward" in vars(one) for one in model.modules())
+
+
+@torch.no_grad()
+def test_attention_among_patches_counts():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2), Turned(), nn.TransformerEncoder(layer, 2))
+    with taps_of(model) as taps:
+        for _ in range(2):
+            model(torch.randn(2, 3, 32, 32))
+            names = [one.layer for one in taps.take()]
+            assert names == ["3.layers.0.self_attn", "3.layers.1.self_attn"]
+        assert not any(one._forward_hooks for one in model[3].layers)
+
+
+class Turned(nn.Module):
+    """Puts channels last."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(1, 2)
+
+
+@torch.no_grad()
+def test_attention_whose_tap_does_not_attach_is_no_attention():
+    model = Pooled(bias=True)
+    assert "no adapter declares the attention of Pooled" in limitation(model)
+    with taps_of(model) as taps:
+        assert isinstance(taps, BlockTaps)
+        model(torch.randn(2, 3, 32, 32))
+        assert len(taps.take()) == 2

@@ -28,8 +28,8 @@ from tests.quantization.switching import enable_quantizers
 
 SIZES = {"img_size": 64, "num_classes": 5}
 STAGES = {"serial_depths": (1, 1, 1, 1), "num_heads": 8}
-# Name, arguments, attention layers, numbers of patches in the tapped layers. mmpretrain's TIMMBackbone cannot hold these: they cannot do without
-# pooling, or the attention is the pooling.
+# Name, arguments, attention layers, numbers of patches in the tapped layers. mmpretrain's TIMMBackbone cannot hold
+# these: they cannot do without pooling, or the attention is the pooling.
 CLASSIFIERS = {
     "crossvit": (
         "crossvit_tiny_240",
