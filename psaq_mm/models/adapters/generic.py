@@ -5,33 +5,53 @@ Their Linear and Conv2d layers are quantized as those of any model. Products of 
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
 
 from ...errors import UsageError
 from ...generation import AttentionTokens
 from ...quantization.convert import OPAQUE
 from .declaration import TAPS
-from .taps import AttentionTaps, Taps
+from .taps import AttentionTaps, Taps, prefix_tokens
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd, *OPAQUE)
 # The side to which larger maps are averaged: that of a ViT for images of 512 pixels.
 LARGEST = 32
 SMALLEST_COUNT = 4
+# A map's sides are rounded, those of a few positions by up to a half: log of the ratio to the image's aspect.
+FARTHEST = math.log(2)
 OTHER_PRODUCTS = "no adapter declares the attention of this backbone: products of two activations stay FP"
 
 
 def has_attention(model: nn.Module) -> bool:
-    """Whether an adapter declares how to read patch tokens of one of the model's modules."""
-    return any(TAPS.of(type(module)) is not None for module in model.modules())
+    """Whether an adapter declares how to read patch tokens of one of the model's modules, and can."""
+    return any(_attaches(module) for module in model.modules())
+
+
+def _attaches(module: nn.Module) -> bool:
+    """Whether a module has a tap; some leave out rare forms of their class."""
+    tap = TAPS.of(type(module))
+    handles = [] if tap is None else tap(module, "", lambda tokens: None, 0)
+    for handle in handles:
+        handle.remove()
+    return bool(handles)
 
 
 def taps_of(model: nn.Module) -> Taps:
     """Taps on the attention that adapters declare; for a model without such attention, on the outputs of its blocks."""
-    return AttentionTaps(model) if has_attention(model) else BlockTaps(model)
+    if not has_attention(model):
+        return BlockTaps(model)
+    common = TAPS.of(nn.MultiheadAttention)
+    declared = {TAPS.of(type(module)) for module in model.modules() if _attaches(module)}
+    # torch's attention is also what networks pool their maps with
+    return CheckedTaps(model) if declared == {common} and blocks_of(model) else AttentionTaps(model)
 
 
 def limitation(model: nn.Module) -> str | None:
@@ -52,34 +72,38 @@ def blocks_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
     or an encoder layer; of nested ones the innermost count. A network without blocks, such as VGG, gives its
     convolutions.
     """
-    found = [(name, block) for name, block, _ in _blocks(model, "")]
+    found = list(_blocks(model, ""))
     return found or [(name, one) for name, one in model.named_modules() if isinstance(one, nn.Conv2d)]
 
 
-def _blocks(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, int]]:
+def _blocks(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     listed = isinstance(module, (nn.Sequential, nn.ModuleList))
     for key, child in module.named_children():
         name = f"{path}.{key}" if path else key
         inner = list(_blocks(child, name))
         if inner:
             yield from inner
-        elif listed and not isinstance(child, (nn.Sequential, nn.ModuleList, *LAYERS)):
-            count = sum(isinstance(one, LAYERS) for one in child.modules())
-            if count > 1:
-                yield name, child, count
+        elif (
+            listed
+            and not isinstance(child, (nn.Sequential, nn.ModuleList, *LAYERS))
+            and sum(isinstance(one, LAYERS) for one in child.modules()) > 1
+        ):
+            yield name, child
 
 
-def map_tokens(output: Any, images: int, aspect: float) -> Tensor | None:
+def map_tokens(output: Any, images: int, aspect: float, prefix: int = 0) -> AttentionTokens | None:
     """The patch tokens in a module's output; None where it has none.
 
     Args:
         output: A feature map ``(b, c, h, w)`` or ``(b, h, w, c)``, a sequence ``(b, n, c)``, or a tuple or list whose
             first element is one.
         images: The number of images, b.
-        aspect: Their height divided by their width, by which the two kinds of maps are told apart.
+        aspect: Their height divided by their width, by which the two kinds of maps are told apart. A tensor whose
+            sides are far from it either way is no map.
+        prefix: How many tokens precede the patches of a sequence. The last of them is kept, as class token.
 
     Returns:
-        ``(b, 1, n, c)`` with n from 4 to 1024; larger maps are averaged over areas.
+        ``(b, 1, n, c)`` with 4 to 1024 patches; larger maps are averaged over areas, longer sequences over neighbours.
 
     Example: a map ``(2, 64, 80, 80)`` gives ``(2, 1, 1024, 64)``.
     """
@@ -90,14 +114,16 @@ def map_tokens(output: Any, images: int, aspect: float) -> Tensor | None:
     # a copy, since an activation behind the block may work in place
     output = output.clone()
     if output.dim() == 3:
-        return output.unsqueeze(1) if output.shape[1] >= SMALLEST_COUNT else None
+        return _sequence(output, prefix)
     if output.dim() != 4:
         return None
     _, first, second, third = output.shape
 
     def misfit(height: int, width: int) -> float:
-        return abs(height / width - aspect)
+        return abs(math.log(height / width / aspect))
 
+    if min(misfit(first, second), misfit(second, third)) > FARTHEST:
+        return None
     if misfit(first, second) < misfit(second, third):
         output = output.permute(0, 3, 1, 2)
     height, width = output.shape[2:]
@@ -105,7 +131,17 @@ def map_tokens(output: Any, images: int, aspect: float) -> Tensor | None:
         return None
     if max(height, width) > LARGEST:
         output = adaptive_avg_pool2d(output, (min(height, LARGEST), min(width, LARGEST)))
-    return output.flatten(2).transpose(1, 2).unsqueeze(1)
+    return AttentionTokens(output.flatten(2).transpose(1, 2).unsqueeze(1))
+
+
+def _sequence(output: Tensor, prefix: int) -> AttentionTokens | None:
+    """See :func:`map_tokens`."""
+    before, patches = output[:, max(prefix - 1, 0) : prefix], output[:, prefix:]
+    if patches.shape[1] < SMALLEST_COUNT:
+        return None
+    if patches.shape[1] > LARGEST**2:
+        patches = adaptive_avg_pool1d(patches.transpose(1, 2), LARGEST**2).transpose(1, 2)
+    return AttentionTokens(torch.cat([before, patches], 1).unsqueeze(1), has_class_token=prefix > 0)
 
 
 class BlockTaps(Taps):
@@ -123,6 +159,7 @@ class BlockTaps(Taps):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self._blocks = blocks_of(model)
+        self._called = False
         self._kind = type(model).__name__
         if not self._blocks:
             raise UsageError(
@@ -132,11 +169,13 @@ class BlockTaps(Taps):
     def attach(self) -> Iterator[Any]:
         """See base class."""
         for name, block in self._blocks:
+            prefix = prefix_tokens(self._model, name)
 
-            def collect(_: nn.Module, args: tuple, output: Any, name: str = name) -> None:
-                tokens = map_tokens(output, self.images, self.aspect)
+            def collect(_: nn.Module, args: tuple, output: Any, name: str = name, prefix: int = prefix) -> None:
+                self._called = True
+                tokens = map_tokens(output, self.images, self.aspect, prefix)
                 if tokens is not None:
-                    self.add(AttentionTokens(tokens, layer=name))
+                    self.add(replace(tokens, layer=name))
 
             yield block.register_forward_hook(collect)
 
@@ -144,12 +183,64 @@ class BlockTaps(Taps):
         """See base class.
 
         Raises:
-            UsageError: No output of a block is a feature map or a sequence of tokens.
+            UsageError: Blocks were run, and no output is a feature map or a sequence of tokens.
         """
-        found = super().take()
-        if not found:
+        found, called, self._called = super().take(), self._called, False
+        if called and not found:
             raise UsageError(
                 f"no block of {self._kind} has a feature map of at least {SMALLEST_COUNT} positions as its output, "
                 "which image generation needs: use larger images, or give images of your own"
             )
         return found
+
+
+class CheckedTaps(AttentionTaps):
+    """Taps on torch's attention, or on the blocks if that attention sees no patches, as when it pools by one query.
+
+    The first tokens decide. Until then, both are collected.
+
+    Args:
+        model: The float model or backbone.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._others = BlockTaps(model)
+        self._pools: bool | None = None
+
+    def __enter__(self) -> CheckedTaps:
+        super().__enter__()
+        if self._pools is not False:
+            self._others.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._others.__exit__(*error)
+
+    def take(self) -> list[AttentionTokens]:
+        """See base class.
+
+        Raises:
+            UsageError: See :meth:`BlockTaps.take`.
+        """
+        found = super().take()
+        if self._pools is False:
+            return found
+        # Only what the layers computed decides; the attention stays tapped, so that outputs stay the same to the bit.
+        if any(layer.patches().tokens.shape[2] >= SMALLEST_COUNT for layer in found):
+            self._pools = False
+            self._others.__exit__()
+            return found
+        others = self._others.take()
+        if found and self._pools is None:
+            from mmengine.logging import print_log
+
+            self._pools = True
+            print_log(
+                f"the attention of {type(self._model).__name__} has fewer than {SMALLEST_COUNT} patches: images are "
+                f"made from the patch similarity of the outputs of {len(self._others._blocks)} blocks",
+                "current",
+                logging.WARNING,
+            )
+        return others

@@ -7,7 +7,8 @@ its projection: there the tap computes the forward itself, see ``torch_attention
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -34,8 +35,17 @@ def prefix_tokens(model: nn.Module, name: str) -> int:
             if isinstance(getattr(parent, key, None), int):
                 return int(getattr(parent, key))
         if isinstance(getattr(parent, "cls_token", None), Tensor):
-            return parent.cls_token.shape[1]
+            return _count(parent.cls_token)
+        # one for each scale: cls_token_0 of timm's CrossViT, cls_token1 of its CoaT
+        scales = [one for key, one in parent.named_parameters(recurse=False) if key.startswith("cls_token")]
+        if scales:
+            return _count(scales[0])
     return 0
+
+
+def _count(token: Tensor) -> int:
+    """How many tokens a parameter ``(1, n, c)``, ``(1, c)`` or ``(c,)`` is."""
+    return token.shape[1] if token.dim() == 3 else 1
 
 
 def head_mean(tokens: Tensor, images: int, heads: int) -> Tensor:
@@ -58,6 +68,38 @@ def sequence_tokens(merged: Tensor, heads: int, name: str, prefix: int) -> Atten
     return AttentionTokens(tokens, layer=name, has_class_token=prefix > 0)
 
 
+def first_images(value: Any) -> Tensor | None:
+    """The first tensor ``(b, c, h, w)`` of floats in nested tuples, lists and dictionaries; None without one."""
+    if isinstance(value, Tensor):
+        return value if value.dim() == 4 and value.is_floating_point() else None
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    found = map(first_images, value) if isinstance(value, (tuple, list)) else ()
+    return next((one for one in found if one is not None), None)
+
+
+class _Watched:
+    """Calls a function before a method of a module; used like the handle of a hook.
+
+    timm's ``forward_features`` is called without the module's hooks.
+    """
+
+    def __init__(self, module: Any, method: str, before: Callable[[nn.Module, tuple, dict[str, Any]], None]) -> None:
+        self._module, self._method = module, method
+        original = getattr(module, method)
+
+        @functools.wraps(original)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            before(module, args, kwargs)
+            return original(*args, **kwargs)
+
+        setattr(module, method, watched)
+
+    def remove(self) -> None:
+        """Let the class's method count again."""
+        self._module.__dict__.pop(self._method, None)
+
+
 class Taps:
     """Collects the patch tokens of a model's forward passes, in the order of execution.
 
@@ -72,8 +114,10 @@ class Taps:
     def __init__(self, model: nn.Module) -> None:
         self._tokens: list[AttentionTokens] = []
         self._handles: list[Any] = []
-        # The first layer reads the images; taps of windows do not know how many images theirs are of.
+        self._model: Any = model
         self._stem = next((one for one in model.modules() if isinstance(one, nn.Conv2d)), None)
+        # whether the images were seen as an argument of the model, which is surer than what a layer in it gets
+        self._seen = False
         self.images, self.aspect = 0, 1.0
 
     def attach(self) -> Iterator[Any]:
@@ -83,19 +127,29 @@ class Taps:
     def add(self, tokens: AttentionTokens) -> None:
         """Keep the tokens of a layer; groups that count as images are told apart by the number of images."""
         found = tokens.tokens
-        # a stem that reads patches one by one (TNT) sees more of them than there are images
+        # windows, or attention among the pixels of each patch (TNT)
         if self.images and len(found) > self.images and found.shape[1] == 1:
             tokens = replace(tokens, tokens=found.reshape(self.images, -1, *found.shape[2:]))
         self._tokens.append(tokens)
 
     def __enter__(self) -> Taps:
-        if self._stem is not None:
-            self._handles.append(self._stem.register_forward_pre_hook(self._measure))
+        # Taps of windows do not know how many images theirs are of. The model's own arguments tell; the first
+        # convolution's count where the model is run by a method of another name (``extract_feat``).
+        self._handles.append(self._model.register_forward_pre_hook(self._measure, with_kwargs=True))
+        if hasattr(self._model, "forward_features"):
+            self._handles.append(_Watched(self._model, "forward_features", self._measure))
+        if self._stem is not None and self._stem is not self._model:
+            self._handles.append(self._stem.register_forward_pre_hook(self._measure, with_kwargs=True))
         self._handles += self.attach()
         return self
 
-    def _measure(self, _: nn.Module, args: tuple) -> None:
-        self.images, self.aspect = len(args[0]), args[0].shape[-2] / args[0].shape[-1]
+    def _measure(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if self._seen and module is not self._model:
+            return
+        images = first_images((args, kwargs))
+        if images is not None:
+            self._seen = self._seen or module is self._model
+            self.images, self.aspect = len(images), images.shape[-2] / images.shape[-1]
 
     def __exit__(self, *error: object) -> None:
         for handle in self._handles:

@@ -114,9 +114,91 @@ def test_what_has_no_feature_map_is_refused():
     with pytest.raises(UsageError, match="Sequential has no feature map, which image generation needs: give images"):
         taps_of(nn.Sequential(nn.Flatten(), nn.Linear(48, 4)))
     with taps_of(nn.Sequential(nn.Conv2d(3, 4, 8, 8))) as taps:
-        taps._blocks[0][1](torch.zeros(1, 3, 8, 8))
+        taps._model(torch.zeros(1, 3, 8, 8))
         with pytest.raises(UsageError, match="feature map of at least 4 positions.*use larger images"):
             taps.take()
+
+
+class Unfolded(nn.Module):
+    """A stem without a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(48, 8)
+        branches = [nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)) for _ in range(2)]
+        self.blocks = nn.ModuleList(Branch(one) for one in branches)
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.stem(nn.functional.unfold(images, 4, stride=4).transpose(1, 2))
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.forward_features(images)
+
+
+class Branch(nn.Module):
+    """A residual branch."""
+
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.branch(x)
+
+
+class Reordered(nn.Module):
+    """A backbone that registers its stem last, and calls it by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1))
+        self.blocks = nn.ModuleList([Branch(block)])
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.blocks[0](self.stem(input=images))
+
+
+class Classed(Unfolded):
+    """One that puts class tokens in front of the patches."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.cls_token_0 = nn.Parameter(torch.randn(shape))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.stem(nn.functional.unfold(images, 4, stride=4).transpose(1, 2))
+        x = torch.cat([self.cls_token_0.view(1, -1, 8).expand(len(x), -1, -1), x], 1)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.parametrize("model", [Unfolded(), Reordered()], ids=["no-convolution", "stem-last"])
+@pytest.mark.parametrize("call", ["positional", "keyword", "forward_features"])
+@torch.no_grad()
+def test_images_are_counted_in_every_pass(model, call):
+    calls = {
+        "positional": model,
+        "keyword": lambda images: model(images=images),
+        "forward_features": getattr(model, "forward_features", model),
+    }
+    before = calls[call](torch.ones(3, 3, 16, 32))
+    with taps_of(model) as taps:
+        # the method as the caller looks it up while the taps are attached
+        run = getattr(model, "forward_features", model) if call == "forward_features" else calls[call]
+        for count in (2, 3, 1):
+            during = run(torch.ones(count, 3, 16, 32))
+            assert (taps.images, taps.aspect) == (count, 0.5)
+            if count == 3:
+                assert torch.equal(during, before)
+        assert [tuple(one.tokens.shape) for one in taps.take()[:: len(model.blocks)]] == [
+            (count, 1, 32, 8) for count in (2, 3, 1)
+        ]
+    assert "forward_features" not in model.__dict__ and not model._forward_pre_hooks
 
 
 def test_models_with_an_adapter_are_not_limited():
@@ -133,6 +215,8 @@ def test_models_with_an_adapter_are_not_limited():
         pytest.param((2, 8, 6, 12), 0.5, (2, 1, 72, 8), id="channels-first-oblong"),
         pytest.param((2, 8, 80, 40), 2.0, (2, 1, 1024, 8), id="large"),
         pytest.param((2, 16, 8), 1.0, (2, 1, 16, 8), id="sequence"),
+        pytest.param((2, 1600, 8), 1.0, (2, 1, 1024, 8), id="long-sequence"),
+        pytest.param((2, 64, 4, 256), 1.0, None, id="unfolded"),
         pytest.param((2, 8, 1, 1), 1.0, None, id="no-map"),
         pytest.param((3, 8, 6, 6), 1.0, None, id="other-batch"),
         pytest.param((2, 8), 1.0, None, id="vector"),
@@ -140,9 +224,89 @@ def test_models_with_an_adapter_are_not_limited():
 )
 def test_maps_and_sequences_are_told_apart(shape, aspect, expected):
     found = map_tokens((torch.zeros(shape),), 2, aspect)
-    assert found is None if expected is None else tuple(found.shape) == expected
+    assert found is None if expected is None else tuple(found.tokens.shape) == expected
+
+
+def test_a_long_sequence_is_averaged_behind_its_class_token():
+    output = torch.arange(2.0 + 2048).view(1, -1, 1)
+    found = map_tokens(output, 1, 1.0, prefix=2)
+    assert found.has_class_token and found.tokens[0, 0, 0].item() == 1
+    assert torch.equal(found.patches().tokens.flatten(), 2.5 + 2 * torch.arange(1024.0))
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 8), (1, 8), (8,)], ids=["two", "one", "vector"])
+@torch.no_grad()
+def test_class_tokens_are_no_patches(shape):
+    model = Classed(shape)
+    with taps_of(model) as taps:
+        model(torch.randn(2, 3, 32, 32))
+        layers = taps.take()
+    assert len(layers) == 2 and all(one.has_class_token for one in layers)
+    assert [tuple(one.patches().tokens.shape) for one in layers] == [(2, 1, 64, 8)] * 2
 
 
 def test_tokens_of_a_map_are_its_positions():
     output = torch.arange(2 * 3 * 4.0).view(1, 2, 3, 4)
-    assert torch.equal(map_tokens(output, 1, 0.75)[0, 0, 5], output[0, :, 1, 1])
+    assert torch.equal(map_tokens(output, 1, 0.75).tokens[0, 0, 5], output[0, :, 1, 1])
+
+
+class Pooled(nn.Module):
+    """A convolutional network that pools its map by attention of one query."""
+
+    def __init__(self, bias: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        self.blocks = nn.ModuleList(Branch(nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))) for _ in range(2))
+        self.query = nn.Parameter(torch.randn(1, 1, 8))
+        self.pool = nn.MultiheadAttention(8, 2, batch_first=True, add_bias_kv=bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.stem(images)
+        for block in self.blocks:
+            x = block(x)
+        x = x.flatten(2).transpose(1, 2)
+        return self.pool(self.query.expand(len(x), -1, -1), x, x)[0]
+
+
+@torch.no_grad()
+def test_attention_that_pools_yields_to_blocks(monkeypatch):
+    messages = []
+    monkeypatch.setattr("mmengine.logging.print_log", lambda text, *_: messages.append(text))
+    model = Pooled()
+    taps = taps_of(model)
+    for _ in range(2):
+        with taps:
+            assert taps.take() == []  # as after a pass for which memory ran out
+            model(torch.randn(2, 3, 32, 32))
+            assert [tuple(one.tokens.shape) for one in taps.take()] == [(2, 1, 64, 8)] * 2
+    assert len(messages) == 1 and "Pooled has fewer than 4 patches" in messages[0]
+    assert not any(one._forward_hooks or one._forward_pre_hooks or "forward" in vars(one) for one in model.modules())
+
+
+@torch.no_grad()
+def test_attention_among_patches_counts():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2), Turned(), nn.TransformerEncoder(layer, 2))
+    with taps_of(model) as taps:
+        for _ in range(2):
+            model(torch.randn(2, 3, 32, 32))
+            names = [one.layer for one in taps.take()]
+            assert names == ["3.layers.0.self_attn", "3.layers.1.self_attn"]
+        assert not any(one._forward_hooks for one in model[3].layers)
+
+
+class Turned(nn.Module):
+    """Puts channels last."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(1, 2)
+
+
+@torch.no_grad()
+def test_attention_whose_tap_does_not_attach_is_no_attention():
+    model = Pooled(bias=True)
+    assert "no adapter declares the attention of Pooled" in limitation(model)
+    with taps_of(model) as taps:
+        assert isinstance(taps, BlockTaps)
+        model(torch.randn(2, 3, 32, 32))
+        assert len(taps.take()) == 2

@@ -129,7 +129,7 @@ def test_outputs_stay_and_hooks_go(swin):
         before = swin(images)
         with AttentionTaps(swin) as taps:
             during = swin(images)
-            assert hooks(swin) == 2 * DEPTH + 1  # the first convolution counts the images
+            assert hooks(swin) == 2 * DEPTH + 2  # the backbone and its first convolution count the images
     assert all(torch.equal(a, b) for a, b in zip(before, during, strict=True))
     assert hooks(swin) == 0 and taps.take() == []
     with pytest.raises(KeyError), AttentionTaps(swin):

@@ -28,18 +28,23 @@ from tests.quantization.switching import enable_quantizers
 
 SIZES = {"img_size": 64, "num_classes": 5}
 STAGES = {"serial_depths": (1, 1, 1, 1), "num_heads": 8}
-# Name, arguments, attention layers, tapped layers. mmpretrain's TIMMBackbone cannot hold these: they cannot do without
-# pooling, or the attention is the pooling.
+# Name, arguments, attention layers, numbers of patches in the tapped layers. mmpretrain's TIMMBackbone cannot hold
+# these: they cannot do without pooling, or the attention is the pooling.
 CLASSIFIERS = {
     "crossvit": (
         "crossvit_tiny_240",
         {"embed_dim": (16, 32), "depth": ((1, 1, 1),), "num_heads": (2, 2), "img_scale": (0.75, 1.0), **SIZES},
         4,
-        2,
+        (16, 16),
     ),
-    "coat": ("coat_tiny", {"embed_dims": (16, 16, 16, 16), "parallel_depth": 1, **STAGES, **SIZES}, 7, 7),
-    "coat-lite": ("coat_lite_tiny", {"embed_dims": (16, 32, 32, 64), **STAGES, **SIZES}, 4, 4),
-    "siglip": ("vit_base_patch16_siglip_224", {"embed_dim": 32, "depth": 1, "num_heads": 2, **SIZES}, 2, 1),
+    "coat": (
+        "coat_tiny",
+        {"embed_dims": (16, 16, 16, 16), "parallel_depth": 1, **STAGES, **SIZES},
+        7,
+        (256, 64, 16, 4, 64, 16, 4),
+    ),
+    "coat-lite": ("coat_lite_tiny", {"embed_dims": (16, 32, 32, 64), **STAGES, **SIZES}, 4, (256, 64, 16, 4)),
+    "siglip": ("vit_base_patch16_siglip_224", {"embed_dim": 32, "depth": 1, "num_heads": 2, **SIZES}, 2, (16,)),
 }
 
 
@@ -58,7 +63,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("case", CLASSIFIERS.values(), ids=CLASSIFIERS.keys())
 def test_classifiers(case):
-    name, arguments, attentions, tapped = case
+    name, arguments, attentions, patches = case
     teacher = TimmModel(random_weights(timm.create_model(name, **arguments))).eval()
     student = quantize_body(copy.deepcopy(teacher), "model", {})
     assert sum(isinstance(one, QuantMatMul) for one in student.modules()) == 2 * attentions
@@ -66,7 +71,7 @@ def test_classifiers(case):
     enable_quantizers(student, False)
     with torch.no_grad(), AttentionTaps(teacher) as taps:
         expected = teacher(images)
-        assert len(taps.take()) == tapped
+        assert tuple(layer.patches().tokens.shape[2] for layer in taps.take()) == patches
         torch.testing.assert_close(student(images), expected, rtol=1e-5, atol=1e-5)
         enable_quantizers(student, True)
         with calibrating(student):
