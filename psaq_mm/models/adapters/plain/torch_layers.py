@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from ....quantization import QuantPolicy, register_quantized
 from ..conversion import NormOrder, quantize_block
 from ..declaration import Adapter, Sink, register_adapter
+from ..product_taps import OwnForward
 from ..taps import sequence_tokens
-from .torch_attention import FLOAT, OwnForward, QuantTorchAttention, is_plain
+from .torch_attention import FLOAT, QuantTorchAttention, is_plain
 
 
 class QuantTorchLayer(QuantTorchAttention):
@@ -87,8 +88,7 @@ def tap_torch_attention(module: Any, name: str, sink: Sink, prefix: int) -> list
     def collect(_: nn.Module, args: tuple) -> None:
         sink(sequence_tokens(args[0], module.num_heads, name, prefix))
 
-    module.forward = steps.forward
-    return [OwnForward(module), steps.out_proj.register_forward_pre_hook(collect)]
+    return [OwnForward(module, steps.forward), steps.out_proj.register_forward_pre_hook(collect)]
 
 
 ATTENTION = "torch.nn.modules.activation.MultiheadAttention"

@@ -14,7 +14,8 @@ from torch import nn
 from ....quantization import QuantPolicy
 from ..conversion import NormOrder
 from ..declaration import Adapter, register_adapter
-from ..intercepted import intercepted, tap_products
+from ..intercepted import intercepted
+from ..product_taps import tap_products
 
 FUSED = intercepted("qkv", "q_proj", normalised=True)
 
