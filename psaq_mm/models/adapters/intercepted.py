@@ -18,11 +18,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from ...errors import PSAQError
-from ...generation import AttentionTokens
 from ...quantization import QuantizedLayer, QuantMatMul, QuantPolicy, convert_child
 from ...quantization.convert import Factory
 from .conversion import convert_with_output
-from .declaration import Sink, Tap
 from .products import AttentionProducts, output_quantizer
 
 Multiply = Callable[..., Tensor]
@@ -76,17 +74,33 @@ def attention_steps(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
-    """What ``torch.nn.functional.scaled_dot_product_attention`` computes, with two calls of ``product``."""
+    """What ``torch.nn.functional.scaled_dot_product_attention`` computes, with two calls of ``product``.
+
+    A row whose keys are all masked gives 0, as in torch. Exported files check only boolean masks for such rows: masks
+    of numbers are mostly position biases, which have none.
+    """
+    if enable_gqa:
+        key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = product(query * scale, key.transpose(-2, -1))
+    blank = None
     if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attn_mask, -torch.inf)
+        # the first key is open to every row
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        scores = scores.masked_fill(~seen, -torch.inf)
+    elif attn_mask is not None and attn_mask.dtype == torch.bool:
+        blank = ~attn_mask.any(-1, keepdim=True)
+        # a softmax of nothing but -inf would be NaN, in its gradient too
+        scores = scores.masked_fill(~(attn_mask | blank), -torch.inf)
     elif attn_mask is not None:
+        if not torch.compiler.is_exporting():
+            blank = (attn_mask == -torch.inf).all(-1, keepdim=True)
+            attn_mask = attn_mask.masked_fill(blank, 0)
         scores = scores + attn_mask
-    return product(torch.dropout(scores.softmax(-1), dropout_p, dropout_p > 0), value)
+    result = product(torch.dropout(scores.softmax(-1), dropout_p, dropout_p > 0), value)
+    return result if blank is None else result.masked_fill(blank, 0)
 
 
 class InterceptedAttention(AttentionProducts):
@@ -117,9 +131,11 @@ class InterceptedAttention(AttentionProducts):
             return self.weighted(quantized, a, b)
 
         self._forget()
-        with Intercept(product, fused=True):
-            result = super().forward(*args, **kwargs)
-        self._forget()
+        try:
+            with Intercept(product, fused=True):
+                result = super().forward(*args, **kwargs)
+        finally:
+            self._forget()
         if next(calls, "") != "":
             raise PSAQError(self._disagreement("fewer"))
         return result
@@ -262,87 +278,3 @@ def _note_parameters(module: Any, reason: str) -> None:
 def _last_layer(module: nn.Module) -> nn.Module:
     """The layer that computes a projection's output, which may stand in a container with its norm."""
     return [module, *(one for one in module.modules() if isinstance(one, QuantizedLayer))][-1]
-
-
-def heads_first(merged: Tensor) -> Tensor:
-    """``softmax(..) v`` of an attention as ``(b, n, d)``: the mean over heads of ``(b, heads, n, d)``."""
-    return merged.mean(1) if merged.dim() == 4 else merged
-
-
-def channels_first(merged: Tensor) -> Tensor:
-    """The same of an attention among channels, ``(b, heads, d, n)``."""
-    return heads_first(merged.transpose(-2, -1))
-
-
-class _Tapped:
-    """Runs a module's forward under an :class:`Intercept` until it is removed; used like the handle of a hook."""
-
-    def __init__(self, module: nn.Module, around: Callable[[], TorchFunctionMode]) -> None:
-        self.module = module
-        own = type(module).forward
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            with around():
-                return own(module, *args, **kwargs)
-
-        module.forward = forward
-
-    def remove(self) -> None:
-        self.module.__dict__.pop("forward", None)
-
-
-def heads_then_windows(merged: Tensor) -> Tensor:
-    """``(b, heads, windows, n, d)`` as ``(b, windows, n, d)``, or as :func:`heads_first` where there are none."""
-    return merged.mean(1)
-
-
-def windows_then_heads(merged: Tensor) -> Tensor:
-    """``(b, windows, heads, n, d)`` as ``(b, windows, n, d)``."""
-    return merged.mean(2)
-
-
-def tap_products(
-    calls: int | Callable[[Any], int] = 2,
-    tokens: Callable[[Tensor], Tensor] = heads_first,
-    prefixed: bool = True,
-    transposed: bool = False,
-) -> Tap:
-    """A tap on the result of an attention's last product.
-
-    Args:
-        calls: How many products the forward computes up to that one; ``scaled_dot_product_attention`` counts as two.
-            Or a function that gives it for a module.
-        tokens: Turns that result into tokens, ``(b, n, d)``, where b may be images times groups (windows), or
-            ``(images, groups, n, d)``.
-        prefixed: Whether class tokens and registers, which the model may have, stand before the patches in it.
-        transposed: Whether it is ``v^T a^T`` where torch's fused attention is not used, see :func:`intercepted`.
-
-    Returns:
-        A tap for :attr:`.declaration.Adapter.taps`.
-    """
-
-    def tap(module: Any, name: str, sink: Sink, prefix: int) -> list[Any]:
-        before = prefix if prefixed else 0
-        count = calls(module) if callable(calls) else calls
-
-        def around() -> TorchFunctionMode:
-            done = 0
-
-            def product(multiply: Multiply, *operands: Tensor, **options: Any) -> Tensor:
-                nonlocal done
-                result = multiply(*operands, **options)
-                fused = multiply is scaled_dot_product_attention
-                done += 2 if fused else 1
-                if done == count:
-                    found = tokens(result.mT if transposed and not fused else result)
-                    found = (found if found.dim() == 4 else found.unsqueeze(1))[:, :, max(before - 1, 0) :]
-                    # attention of a class token alone has no patches
-                    if found.shape[2] > before + 1:
-                        sink(AttentionTokens(found, layer=name, has_class_token=before > 0))
-                return result
-
-            return Intercept(product, fused=False)
-
-        return [_Tapped(module, around)]
-
-    return tap

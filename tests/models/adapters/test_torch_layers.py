@@ -69,6 +69,44 @@ def test_encoder_layers_run_their_quantizers(norm_first, stacked):
     assert 0 < (student[0](QUERY) - expected).norm() < 0.1 * expected.norm()
 
 
+def padded_encoder():
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = random_weights(nn.ModuleList([nn.TransformerEncoder(layer, 2)])).eval()
+    return model, torch.arange(6).repeat(2, 1) >= torch.tensor([[4], [6]])
+
+
+@torch.no_grad()
+def test_a_quantized_encoder_takes_a_padding_mask():
+    model, padding = padded_encoder()
+    expected = model[0](QUERY, src_key_padding_mask=padding)
+    student = quantize_in_place(copy.deepcopy(model), {})
+    enable_quantizers(student, False)
+    found = student[0](QUERY, src_key_padding_mask=padding)
+    # torch's fast path gives 0 at padded positions
+    torch.testing.assert_close(found[~padding], expected[~padding], **CLOSE)
+
+
+@torch.no_grad()
+def test_a_tapped_encoder_takes_a_padding_mask():
+    model, padding = padded_encoder()
+    expected = model[0](QUERY, src_key_padding_mask=padding)
+    with AttentionTaps(model) as taps:
+        found = model[0](QUERY, src_key_padding_mask=padding)
+        layers = [one.layer for one in taps.take()]
+    assert layers == ["0.layers.0.self_attn", "0.layers.1.self_attn"]
+    torch.testing.assert_close(found[~padding], expected[~padding], **CLOSE)
+    assert model[0].use_nested_tensor
+    torch.testing.assert_close(model[0](QUERY, src_key_padding_mask=padding), expected)
+
+
+def test_a_quantized_attention_has_torchs_attributes():
+    model = attention(True)
+    student = quantize_in_place(copy.deepcopy(model), {})
+    for key in ("embed_dim", "num_heads", "head_dim", "dropout", "kdim", "vdim", "bias_k", "bias_v", "add_zero_attn"):
+        assert getattr(student[0], key) == getattr(model[0], key)
+    torch.testing.assert_close(student[0].in_proj_weight, model[0].in_proj_weight)
+
+
 def test_its_tokens_are_attention_times_value():
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     model = nn.ModuleList([random_weights(layer)])

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ....quantization import QuantLinear, QuantPolicy, register_pairs, register_quantized
 from ..conversion import NormOrder, convert_children, set_norm_input
 from ..declaration import Adapter, Sink, register_adapter
-from ..intercepted import InterceptedAttention, intercepted, tap_products
+from ..intercepted import InterceptedAttention, intercepted
+from ..product_taps import tap_products
 from ..windows.regions import tap_windows, window_regions
 
 

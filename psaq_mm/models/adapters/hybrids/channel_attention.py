@@ -22,7 +22,8 @@ from ....quantization import QuantPolicy, register_quantized
 from ..conversion import NormOrder
 from ..declaration import Adapter, register_adapter
 from ..decomposed import note
-from ..intercepted import channels_first, intercepted, tap_products
+from ..intercepted import intercepted
+from ..product_taps import channels_first, tap_products
 
 CONSTANT_ENCODING = "the position encoding is a constant of the map's size, computed in FP"
 XCIT = "mmpretrain.models.backbones.xcit"

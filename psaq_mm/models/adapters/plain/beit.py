@@ -11,7 +11,7 @@ from ....quantization import Quantizer, QuantPolicy, convert_child
 from ..conversion import convert_with_output, keep_parameters
 from ..declaration import Adapter, register_adapter
 from ..decomposed import DecomposedAttention, output_quantizer
-from ..intercepted import tap_products
+from ..product_taps import tap_products
 
 BIASES = ("q_bias", "v_bias")
 

@@ -9,7 +9,8 @@ from torch import nn
 from ....quantization import QuantPolicy
 from ..conversion import NormOrder, convert_children
 from ..declaration import Adapter, register_adapter
-from ..intercepted import intercepted, tap_products
+from ..intercepted import intercepted
+from ..product_taps import tap_products
 
 
 def quantize_gated_ffn(module: Any, name: str, policy: QuantPolicy) -> nn.Module:

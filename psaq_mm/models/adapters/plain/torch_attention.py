@@ -15,6 +15,7 @@ from ....quantization import QuantPolicy
 from ..conversion import convert_with_output, inline_sum
 from ..declaration import Adapter, Sink, register_adapter
 from ..decomposed import DecomposedAttention, output_quantizer
+from ..product_taps import OwnForward
 from ..taps import sequence_tokens
 
 FLOAT = QuantPolicy(overrides=[{"pattern": "*", "keep_fp": True}])
@@ -29,19 +30,7 @@ def tap_mmcv_attention(module: Any, name: str, sink: Sink, prefix: int) -> list[
     def collect(_: nn.Module, args: tuple) -> None:
         sink(sequence_tokens(args[0], module.num_heads, name, prefix))
 
-    module.forward = steps.forward
-    return [OwnForward(module), steps.attn.out_proj.register_forward_pre_hook(collect)]
-
-
-class OwnForward:
-    """Removes a module's own forward, so that its class's counts again; used like the handle of a hook."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def remove(self) -> None:
-        """Let the class's forward count again."""
-        self.module.__dict__.pop("forward", None)
+    return [OwnForward(module, steps.forward), steps.attn.out_proj.register_forward_pre_hook(collect)]
 
 
 class QuantTorchAttention(DecomposedAttention):

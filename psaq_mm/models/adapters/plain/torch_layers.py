@@ -1,4 +1,4 @@
-"""torch's own ``MultiheadAttention`` and ``TransformerEncoderLayer``, as models of one's own use them."""
+"""torch's own ``MultiheadAttention``, ``TransformerEncoderLayer`` and ``TransformerEncoder`` in models of one's own."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ....quantization import QuantPolicy, register_quantized
-from ..conversion import NormOrder, quantize_block
-from ..declaration import Adapter, Sink, register_adapter
+from ..conversion import NormOrder, convert_children, quantize_block
+from ..declaration import TAPS, Adapter, Sink, register_adapter
+from ..product_taps import OwnForward
 from ..taps import sequence_tokens
-from .torch_attention import FLOAT, OwnForward, QuantTorchAttention, is_plain
+from .torch_attention import FLOAT, QuantTorchAttention, is_plain
 
 
 class QuantTorchLayer(QuantTorchAttention):
@@ -20,6 +21,11 @@ class QuantTorchLayer(QuantTorchAttention):
     # read by torch's encoder layers, which take their fast path only if there is a bias
     in_proj_bias = None
     _qkv_same_embed_dim = True
+    bias_k = bias_v = None
+    add_zero_attn = False
+    embed_dim: int
+    head_dim: int
+    dropout: float
 
     @classmethod
     def from_module(cls, module: nn.MultiheadAttention, name: str, policy: QuantPolicy) -> QuantTorchLayer:
@@ -31,8 +37,24 @@ class QuantTorchLayer(QuantTorchAttention):
             policy: What to quantize and how.
         """
         self: Any = super().from_module(module, name, policy)
-        self.batch_first, self.embed_dim = module.batch_first, module.embed_dim
+        self.batch_first, self.dropout = module.batch_first, module.dropout
+        self.embed_dim, self.head_dim = module.embed_dim, module.head_dim
         return self
+
+    @property
+    def kdim(self) -> int:
+        """Channels of the keys."""
+        return self.embed_dim
+
+    @property
+    def vdim(self) -> int:
+        """Channels of the values."""
+        return self.embed_dim
+
+    @property
+    def in_proj_weight(self) -> Any:
+        """The weight of the packed projection, ``(3 * embed_dim, embed_dim)``, before its quantizer."""
+        return self.in_proj.weight
 
     def forward(  # type: ignore[override]
         self,
@@ -78,6 +100,40 @@ def quantize_encoder_layer(module: Any, name: str, policy: QuantPolicy) -> nn.Mo
     return quantize_block(module, name, policy, NormOrder.POST)
 
 
+def quantize_encoder(module: Any, name: str, policy: QuantPolicy) -> nn.Module:
+    """Convert the children, and turn off nested tensors, which only torch's fast path can compute with.
+
+    Outputs at padded positions are then not 0, as those of the float module in training.
+    """
+    module.use_nested_tensor = False
+    return convert_children(module, name, policy, NormOrder.POST)
+
+
+class PaddedTensors:
+    """Turns off an encoder's nested tensors until it is removed; used like the handle of a hook."""
+
+    def __init__(self, module: Any) -> None:
+        # encoders that older versions of torch have saved lack the attribute, and then use none
+        self.module, self._before = module, getattr(module, "use_nested_tensor", False)
+        module.use_nested_tensor = False
+
+    def remove(self) -> None:
+        """Let the encoder's own setting count again."""
+        self.module.use_nested_tensor = self._before
+
+
+def tap_encoder(module: Any, name: str, sink: Sink, prefix: int) -> list[Any]:
+    """Tap every attention in torch's encoder, which uses no nested tensors while tapped."""
+    handles: list[Any] = [PaddedTensors(module)]
+    covered = ""
+    for key, child in module.named_modules():
+        tap = TAPS.of(type(child)) if child is not module else None
+        if tap is not None and not (covered and key.startswith(covered)):
+            covered = f"{key}."
+            handles += tap(child, f"{name}.{key}" if name else key, sink, prefix)
+    return handles
+
+
 def tap_torch_attention(module: Any, name: str, sink: Sink, prefix: int) -> list[Any]:
     """Tap torch's attention: while tapped, it computes step by step with the same parameters."""
     if not is_plain(module):
@@ -87,11 +143,17 @@ def tap_torch_attention(module: Any, name: str, sink: Sink, prefix: int) -> list
     def collect(_: nn.Module, args: tuple) -> None:
         sink(sequence_tokens(args[0], module.num_heads, name, prefix))
 
-    module.forward = steps.forward
-    return [OwnForward(module), steps.out_proj.register_forward_pre_hook(collect)]
+    return [OwnForward(module, steps.forward), steps.out_proj.register_forward_pre_hook(collect)]
 
 
 ATTENTION = "torch.nn.modules.activation.MultiheadAttention"
-register_adapter(Adapter(attentions={ATTENTION: quantize_torch_attention}, taps={ATTENTION: tap_torch_attention}))
+ENCODER = "torch.nn.modules.transformer.TransformerEncoder"
+register_adapter(
+    Adapter(
+        attentions={ATTENTION: quantize_torch_attention},
+        taps={ATTENTION: tap_torch_attention, ENCODER: tap_encoder},
+    )
+)
 # not as a block of the adapter: its norms may stand before the layers or behind them
 register_quantized("torch.nn.modules.transformer.TransformerEncoderLayer")(quantize_encoder_layer)
+register_quantized(ENCODER)(quantize_encoder)

@@ -16,7 +16,8 @@ from torch import nn
 
 from ....quantization import QuantPolicy
 from ..declaration import Adapter, register_adapter
-from ..intercepted import intercepted, tap_products
+from ..intercepted import intercepted
+from ..product_taps import tap_products
 
 pooled_attention = intercepted("qkv", normalised=True, pooled=True)
 

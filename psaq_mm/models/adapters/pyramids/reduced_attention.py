@@ -20,7 +20,8 @@ from ....quantization import QuantLinear, QuantPolicy, convert_child
 from ..conversion import convert_with_output, inline_sum, set_norm_input
 from ..declaration import Sink
 from ..decomposed import DecomposedAttention, output_quantizer
-from ..plain.torch_attention import FLOAT, OwnForward, QuantTorchAttention, is_plain
+from ..plain.torch_attention import FLOAT, QuantTorchAttention, is_plain
+from ..product_taps import OwnForward
 from ..taps import sequence_tokens
 
 PARTS = ("kv_proj", "q_proj")
@@ -35,8 +36,7 @@ def tap_reduced_attention(module: Any, name: str, sink: Sink, prefix: int) -> li
     def collect(_: nn.Module, args: tuple) -> None:
         sink(sequence_tokens(args[0], module.num_heads, name, prefix))
 
-    module.forward = steps.forward
-    return [OwnForward(module), steps.attn.out_proj.register_forward_pre_hook(collect)]
+    return [OwnForward(module, steps.forward), steps.attn.out_proj.register_forward_pre_hook(collect)]
 
 
 class QuantCrossAttention(DecomposedAttention):

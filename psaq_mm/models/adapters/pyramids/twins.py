@@ -15,7 +15,8 @@ from ....generation import AttentionTokens
 from ....quantization import QuantLinear, QuantPolicy
 from ..conversion import set_norm_input
 from ..declaration import Adapter, Sink, register_adapter
-from ..intercepted import intercepted, tap_products
+from ..intercepted import intercepted
+from ..product_taps import tap_products
 from ..taps import head_mean
 from ..windows.regions import window_regions
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ....quantization import QuantPolicy
 from ..declaration import Adapter, Sink, register_adapter
-from ..intercepted import channels_first, intercepted, tap_products
+from ..intercepted import intercepted
+from ..product_taps import channels_first, tap_products
 from ..windows.regions import tap_windows, window_regions
 
 CACHE = ("attention_bias_cache",)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..conversion import NormOrder
 from ..declaration import Adapter, Sink, register_adapter
-from ..intercepted import channels_first, intercepted, tap_products
+from ..intercepted import intercepted
+from ..product_taps import channels_first, tap_products
 from ..windows.regions import tap_windows, window_regions
 
 XCA = ("timm.models.xcit.XCA", "timm.models.edgenext.CrossCovarianceAttn")

@@ -17,7 +17,8 @@ from typing import Any
 
 from ..conversion import NormOrder
 from ..declaration import Adapter, Sink, register_adapter
-from ..intercepted import intercepted, tap_products
+from ..intercepted import intercepted
+from ..product_taps import tap_products
 
 CAIT = "timm.models.cait."
 VOLO = "timm.models.volo."

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..conversion import NormOrder
 from ..declaration import Adapter, register_adapter
-from ..intercepted import heads_first, intercepted, tap_products
+from ..intercepted import intercepted
+from ..product_taps import heads_first, tap_products
 
 COAT = "timm.models.coat."
 LITE = "timm.models.efficientvit_mit.LiteMLA"

@@ -15,7 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from ..declaration import Adapter, Sink, register_adapter
-from ..intercepted import heads_first, intercepted, tap_products
+from ..intercepted import intercepted
+from ..product_taps import heads_first, tap_products
 
 SIMPLE = ("timm.models.visformer.Attention", "timm.models.fastvit.Attention")
 POOLED = ("timm.models.lowformer.ConvAttention", "timm.models.cpubone.ConvAttention")

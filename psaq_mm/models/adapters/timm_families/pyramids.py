@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from ..conversion import NormOrder
 from ..declaration import Adapter, register_adapter
-from ..intercepted import heads_then_windows, intercepted, tap_products, windows_then_heads
+from ..intercepted import intercepted
+from ..product_taps import heads_then_windows, tap_products, windows_then_heads
 
 TWINS = "timm.models.twins."
 MVIT = "timm.models.mvitv2."

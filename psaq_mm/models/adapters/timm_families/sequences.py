@@ -14,19 +14,21 @@ from torch import nn
 from ....quantization import QuantPolicy
 from ..conversion import NormOrder
 from ..declaration import Adapter, register_adapter
-from ..intercepted import intercepted, tap_products
+from ..intercepted import intercepted
+from ..product_taps import tap_products
 
 FUSED = intercepted("qkv", "q_proj", normalised=True)
+# v, too, is no longer the projection's output where biases are added behind it
+SEPARATE = intercepted("qkv", normalised=True, pooled=True)
 
 
 def quantize_biased(module: Any, name: str, policy: QuantPolicy) -> nn.Module:
     """The quantized form of an attention whose biases of q and v may stand outside the projection."""
-    biased = module.q_bias is not None
-    if biased:
-        module.qkv_bias_separate = True
-    module = FUSED(module, name, policy)
-    if biased:
-        module.fp_notes |= dict.fromkeys(("q_bias", "v_bias"), "added behind the projection, in FP")
+    if module.q_bias is None:
+        return FUSED(module, name, policy)
+    module.qkv_bias_separate = True
+    module = SEPARATE(module, name, policy)
+    module.fp_notes |= dict.fromkeys(("q_bias", "v_bias"), "added behind the projection, in FP")
     return module
 
 
@@ -67,19 +69,18 @@ register_adapter(
 )
 
 
-def differential_calls(module: Any) -> tuple[str, ...]:
-    """The products of timm's ``DiffAttention``: those of two attentions, or of both at once."""
-    return ("qk", "av", "qk2", "av2") if module.fused_attn else ("qk", "av")
+DIFFERENCE = intercepted("qkv", "in_proj", calls=("qk", "av", "qk2", "av2"), normalised=True)
 
 
 def quantize_differential(module: Any, name: str, policy: QuantPolicy) -> nn.Module:
     """The quantized form of ``(softmax(q_1 k_1^T / sqrt(d)) - lambda softmax(q_2 k_2^T / sqrt(d))) v``.
 
-    Ye et al., *Differential Transformer*, ICLR 2025. Without torch's fused attention the difference is multiplied,
-    which has negative values.
+    Ye et al., *Differential Transformer*, ICLR 2025. With torch's fused attention timm computes two attentions, else
+    the difference times v. The quantized form always takes the first way, so that the keys of its state do not depend
+    on a setting of timm.
     """
-    factory = intercepted("qkv", "in_proj", calls=differential_calls, normalised=True, softmax=module.fused_attn)
-    return factory(module, name, policy)
+    module.fused_attn = True
+    return DIFFERENCE(module, name, policy)
 
 
 # Blocks that compute attention and MLP side by side, from one projection (ViT-22B); the block is the attention.

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..conversion import NormOrder
 from ..declaration import Adapter, Sink, register_adapter
-from ..intercepted import heads_then_windows, intercepted, tap_products
+from ..intercepted import intercepted
+from ..product_taps import heads_then_windows, tap_products
 from ..windows.regions import tap_timm_block, tap_windows, window_regions
 
 CR = "timm.models.swin_transformer_v2_cr."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..declaration import Adapter, register_adapter
-from ..intercepted import channels_first, intercepted, tap_products
+from ..intercepted import intercepted
+from ..product_taps import channels_first, tap_products
 
 MMPRETRAIN = "mmpretrain.models.backbones.davit"
 register_adapter(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..declaration import Adapter, register_adapter
-from ..intercepted import intercepted, tap_products
+from ..intercepted import intercepted
+from ..product_taps import tap_products
 
 
 def fixed_size(module: Any) -> tuple[int, int]:
