@@ -256,7 +256,7 @@ def main() -> int:
     for family in args.families or [name for name in found if name not in rows]:
         row = rows[family] = measured_apart(family, found[family])
         print(family, row["error"] or f"{row['sqnr_db']} dB", flush=True)
-        record = {"timm": timm_version(), "families": [rows[name] for name in sorted(rows)]}
+        record = {"tool": "timm_table", "timm": timm_version(), "families": [rows[name] for name in sorted(rows)]}
         save_json(record, args.record)
     return 0
 
