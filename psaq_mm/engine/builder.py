@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS as HOST_MODELS
 from mmengine.registry import init_default_scope
 from torch import nn
@@ -80,7 +79,8 @@ def teacher_of(model: nn.Module) -> Teacher:
     backbone = backbone_of(model)[1]
     missing = limitation(backbone)
     if missing is not None:
-        print_log(missing, "current", logging.WARNING)
+        # not by print_log, whose records count as mmengine's and stay off the terminal
+        MMLogger.get_current_instance().warning(missing)
     return Teacher(model, backbone_outputs, lambda: taps_of(backbone), pixel_units(model))
 
 

@@ -67,12 +67,22 @@ def convert_children(module: nn.Module, name: str, policy: QuantPolicy, norm_ord
     for key, child in module.named_children():
         converted = convert_child(child, f"{name}.{key}", policy)
         setattr(module, key, converted)
-        if norm_order is NormOrder.PRE and isinstance(before, nn.LayerNorm):
+        if norm_order is NormOrder.PRE and isinstance(before, nn.LayerNorm) and not shares_norm(converted):
             first = next(((k, m) for k, m in converted.named_modules() if isinstance(m, nn.Linear)), None)
             if first is not None and isinstance(first[1], QuantLinear):
                 set_norm_input(first[1], ".".join(filter(None, (name, key, first[0]))), policy)
         before = child
     return module
+
+
+def shares_norm(module: nn.Module) -> bool:
+    """Whether an adapter has marked a module as not the only reader of the norm before it (:func:`share_norm`)."""
+    return bool(getattr(module, "shares_norm", False))
+
+
+def share_norm(module: Any) -> None:
+    """Mark a child of a block: another layer reads the norm's output too, so no scales can go into the norm."""
+    module.shares_norm = True
 
 
 def set_norm_input(layer: QuantLinear, name: str, policy: QuantPolicy) -> None:

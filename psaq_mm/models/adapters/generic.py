@@ -5,13 +5,13 @@ Their Linear and Conv2d layers are quantized as those of any model. Products of 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
+from mmengine.logging import MMLogger
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
 
@@ -234,13 +234,10 @@ class CheckedTaps(AttentionTaps):
             return found
         others = self._others.take()
         if found and self._pools is None:
-            from mmengine.logging import print_log
-
             self._pools = True
-            print_log(
+            # not by print_log, whose records count as mmengine's and stay off the terminal
+            MMLogger.get_current_instance().warning(
                 f"the attention of {type(self._model).__name__} has fewer than {SMALLEST_COUNT} patches: images are "
-                f"made from the patch similarity of the outputs of {len(self._others._blocks)} blocks",
-                "current",
-                logging.WARNING,
+                f"made from the patch similarity of the outputs of {len(self._others._blocks)} blocks"
             )
         return others

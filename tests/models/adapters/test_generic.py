@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -271,7 +272,8 @@ class Pooled(nn.Module):
 @torch.no_grad()
 def test_attention_that_pools_yields_to_blocks(monkeypatch):
     messages = []
-    monkeypatch.setattr("mmengine.logging.print_log", lambda text, *_: messages.append(text))
+    log = SimpleNamespace(warning=messages.append)
+    monkeypatch.setattr("mmengine.logging.MMLogger.get_current_instance", lambda: log)
     model = Pooled()
     taps = taps_of(model)
     for _ in range(2):

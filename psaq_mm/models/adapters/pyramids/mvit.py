@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from ....quantization import QuantPolicy
+from ....quantization import QuantPolicy, register_quantized
+from ..conversion import quantize_block, share_norm
 from ..declaration import Adapter, register_adapter
 from ..intercepted import intercepted
 from ..product_taps import tap_products
@@ -32,6 +33,13 @@ def quantize_pooled_attention(module: Any, name: str, policy: QuantPolicy) -> nn
     return quantized
 
 
+def quantize_scale_block(module: Any, name: str, policy: QuantPolicy) -> nn.Module:
+    """Convert a block; where it changes the number of channels, its shortcut reads a norm's output too."""
+    if module.proj is not None:
+        share_norm(module.attn if module.dim_mul_in_attention else module.mlp)
+    return quantize_block(module, name, policy)
+
+
 MVIT = "mmpretrain.models.backbones.mvit"
 register_adapter(
     Adapter(
@@ -41,3 +49,4 @@ register_adapter(
         backbones=(f"{MVIT}.MViT",),
     )
 )
+register_quantized(f"{MVIT}.MultiScaleBlock")(quantize_scale_block)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ....generation import AttentionTokens
 from ....quantization import QuantLinear, QuantPolicy
-from ..conversion import set_norm_input
+from ..conversion import set_norm_input, share_norm
 from ..declaration import Adapter, Sink, register_adapter
 from ..intercepted import intercepted
 from ..product_taps import tap_products
@@ -59,7 +59,9 @@ global_attention = intercepted("kv", "q")
 def quantize_global_attention(module: Any, name: str, policy: QuantPolicy) -> nn.Module:
     """mmpretrain's ``GlobalSubsampledAttention``, with the norm behind its reduction."""
     quantized: Any = global_attention(module, name, policy)
-    if module.sr_ratio > 1 and isinstance(module.norm, nn.LayerNorm) and isinstance(quantized.kv, QuantLinear):
+    if module.sr_ratio == 1:
+        share_norm(quantized)
+    elif isinstance(module.norm, nn.LayerNorm) and isinstance(quantized.kv, QuantLinear):
         set_norm_input(quantized.kv, f"{name}.kv", policy)
     return quantized
 
