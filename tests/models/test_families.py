@@ -13,7 +13,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 from torch import nn
 
-from psaq_mm.models import AttentionTaps, artifact_model, output_function, quantize_in_place
+from psaq_mm.models import AttentionTaps, artifact_model, quantize_in_place
 from psaq_mm.quantization import (
     QuantConv2d,
     QuantizedLayer,
@@ -25,6 +25,7 @@ from psaq_mm.quantization import (
     sqnr,
 )
 from tests.models.families import CASES, Case
+from tests.models.test_backbones import outputs
 from tests.quantization.switching import enable_quantizers
 
 # Of timm's families, which resemble those of OpenMMLab, these run every time.
@@ -56,18 +57,6 @@ EVERY = pytest.mark.parametrize(
 # activations whose derivative jumps
 KINKED = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.LeakyReLU, nn.MaxPool2d)
 SCHEMES = pytest.mark.parametrize("scheme", ["deploy", "paper"])
-
-
-class Wrapper(nn.Module):
-    """A model with a backbone, as far as outputs are concerned."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-
-def outputs(backbone: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
-    return output_function("backbone", backbone)(Wrapper(backbone), images)
 
 
 def images_of(case: Case, count: int = 2) -> torch.Tensor:
