@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from ...generation import AttentionTokens
 from .declaration import Sink, Tap
 from .intercepted import Intercept, Multiply
+from .taps import sequence_tokens
 
 
 class OwnForward:
@@ -34,6 +35,24 @@ class OwnForward:
         vars(self.module).pop("forward", None)
         if self._before is not None:
             vars(self.module)["forward"] = self._before
+
+
+def tap_steps(module: Any, steps: Any, projection: nn.Module, name: str, sink: Sink, prefix: int) -> list[Any]:
+    """Tap an attention whose library never calls its output projection: while tapped, it computes step by step.
+
+    Args:
+        module: The float attention.
+        steps: The same attention in steps, with the same parameters, whose forward takes the same arguments.
+        projection: The output projection in ``steps``, whose input is ``softmax(..) v`` with the heads side by side.
+        name: The layer.
+        sink: Where the tokens go.
+        prefix: How many tokens stand before the patches.
+    """
+
+    def collect(_: nn.Module, args: tuple) -> None:
+        sink(sequence_tokens(args[0], module.num_heads, name, prefix))
+
+    return [OwnForward(module, steps.forward), projection.register_forward_pre_hook(collect)]
 
 
 def heads_first(merged: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ its projection: there the tap computes the forward itself, see ``torch_attention
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -100,7 +101,7 @@ class _Watched:
         self._module.__dict__.pop(self._method, None)
 
 
-class Taps:
+class Taps(ABC):
     """Collects the patch tokens of a model's forward passes, in the order of execution.
 
     Args:
@@ -120,9 +121,9 @@ class Taps:
         self._seen = False
         self.images, self.aspect = 0, 1.0
 
+    @abstractmethod
     def attach(self) -> Iterator[Any]:
         """Attach hooks that call :meth:`add`, and give their handles."""
-        raise NotImplementedError
 
     def add(self, tokens: AttentionTokens) -> None:
         """Keep the tokens of a layer; groups that count as images are told apart by the number of images."""

@@ -15,8 +15,7 @@ from ....quantization import QuantPolicy
 from ..conversion import convert_with_output, inline_sum
 from ..declaration import Adapter, Sink, register_adapter
 from ..decomposed import DecomposedAttention, output_quantizer
-from ..product_taps import OwnForward
-from ..taps import sequence_tokens
+from ..product_taps import tap_steps
 
 FLOAT = QuantPolicy(overrides=[{"pattern": "*", "keep_fp": True}])
 
@@ -26,11 +25,7 @@ def tap_mmcv_attention(module: Any, name: str, sink: Sink, prefix: int) -> list[
     if not is_plain(module.attn):
         return []
     steps = QuantMmcvAttention.from_module(module, name, FLOAT)
-
-    def collect(_: nn.Module, args: tuple) -> None:
-        sink(sequence_tokens(args[0], module.num_heads, name, prefix))
-
-    return [OwnForward(module, steps.forward), steps.attn.out_proj.register_forward_pre_hook(collect)]
+    return tap_steps(module, steps, steps.attn.out_proj, name, sink, prefix)
 
 
 class QuantTorchAttention(DecomposedAttention):

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from ....quantization import QuantPolicy, register_quantized
 from ..conversion import NormOrder, convert_children, quantize_block
 from ..declaration import TAPS, Adapter, Sink, register_adapter
-from ..product_taps import OwnForward
-from ..taps import sequence_tokens
+from ..product_taps import tap_steps
 from .torch_attention import FLOAT, QuantTorchAttention, is_plain
 
 
@@ -139,11 +138,7 @@ def tap_torch_attention(module: Any, name: str, sink: Sink, prefix: int) -> list
     if not is_plain(module):
         return []
     steps = QuantTorchLayer.from_module(module, name, FLOAT)
-
-    def collect(_: nn.Module, args: tuple) -> None:
-        sink(sequence_tokens(args[0], module.num_heads, name, prefix))
-
-    return [OwnForward(module, steps.forward), steps.out_proj.register_forward_pre_hook(collect)]
+    return tap_steps(module, steps, steps.out_proj, name, sink, prefix)
 
 
 ATTENTION = "torch.nn.modules.activation.MultiheadAttention"

@@ -21,8 +21,7 @@ from ..conversion import convert_with_output, inline_sum, set_norm_input
 from ..declaration import Sink
 from ..decomposed import DecomposedAttention, output_quantizer
 from ..plain.torch_attention import FLOAT, QuantTorchAttention, is_plain
-from ..product_taps import OwnForward
-from ..taps import sequence_tokens
+from ..product_taps import tap_steps
 
 PARTS = ("kv_proj", "q_proj")
 
@@ -32,11 +31,7 @@ def tap_reduced_attention(module: Any, name: str, sink: Sink, prefix: int) -> li
     if not supported(module):
         return []
     steps = QuantReducedAttention.from_module(module, name, FLOAT)
-
-    def collect(_: nn.Module, args: tuple) -> None:
-        sink(sequence_tokens(args[0], module.num_heads, name, prefix))
-
-    return [OwnForward(module, steps.forward), steps.attn.out_proj.register_forward_pre_hook(collect)]
+    return tap_steps(module, steps, steps.attn.out_proj, name, sink, prefix)
 
 
 class QuantCrossAttention(DecomposedAttention):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -116,7 +117,7 @@ def tap_timm_block(module: Any, name: str, sink: Sink, prefix: int) -> list[Any]
     return tap_windows(module, module.attn, regions_of, f"{name}.attn", sink)
 
 
-class QuantWindows(DecomposedAttention):
+class QuantWindows(DecomposedAttention, ABC):
     """Window attention in decomposed form: V1 and V2 differ in projection, scores and position bias."""
 
     relative_position_index: Tensor
@@ -144,13 +145,13 @@ class QuantWindows(DecomposedAttention):
         merged = self.attend(q, k, v, self.position_bias(), None if mask is None else mask[:, None])
         return self.proj_drop(self.proj(merged))
 
+    @abstractmethod
     def project(self, x: Tensor) -> Tensor:
         """q, k and v side by side, ``(windows * images, n, 3 * channels)``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def position_bias(self) -> Tensor:
         """The relative position bias, ``(1, heads, n, n)``."""
-        raise NotImplementedError
 
     def bias_of(self, table: Tensor) -> Tensor:
         """The bias of every pair of tokens, ``(1, heads, n, n)``, from one row for each relative position."""
