@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from psaq_mm.errors import UsageError
 from psaq_mm.models import backbone_of, check_image_size, without_downloads
+from psaq_mm.models.hosts import kinds_of
 
 from .samples import test_data
 
@@ -118,13 +119,14 @@ def infer(model: nn.Module, library: str, size: tuple[int, int], channels: int) 
         channels: Number of channels.
 
     Returns:
-        ``'predictions'``, or ``'features'`` for models of pre-training.
+        ``'predictions'``, or ``'features'`` for models of pre-training and classifiers without a head.
 
     Raises:
         Exception: Whatever the library raises.
     """
     torch.manual_seed(0)  # random masks of pre-training
-    if any(base.__name__ == "BaseSelfSupervisor" for base in type(model).__mro__):
+    headless = "mmpretrain.ImageClassifier" in kinds_of(model) and getattr(model, "head", None) is None
+    if headless or "mmpretrain.BaseSelfSupervisor" in kinds_of(model):
         model(torch.randn(1, channels, *size), mode="tensor")
         return "features"
     model.test_step(test_data(model, library, size, channels))

@@ -122,7 +122,7 @@ def keep_unreached(artifact: ConfigDict, teacher: nn.Module, size: tuple[int, in
     Raises:
         UsageError: The model cannot be quantized as a whole.
     """
-    if artifact.type != "psaq_mm.QuantizedModel":
+    if artifact.type != "psaq_mm.QuantizedModel" or artifact.quantization.get("scope") == "backbone":
         return policy
     policy, _ = policy_of(artifact.quantization)
     like = next(teacher.parameters())

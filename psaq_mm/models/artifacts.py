@@ -12,7 +12,7 @@ from ..errors import UsageError
 from .adapters.declaration import CLASSIFIERS
 from .backbones import check_supported
 from .checkpointing import FLAGS
-from .hosts import host_class, named
+from .hosts import host_class, host_name, named
 from .quantized import policy_of
 
 # num_cp: how many layers of a DETR's encoder use it
@@ -42,6 +42,12 @@ def artifact_model(model: ConfigDict, quantization: dict[str, Any]) -> ConfigDic
         quantized.quantization = {**options, "overrides": by_whole_names(quantized, options["overrides"])}
         return quantized
     owner = owner_of_backbone(quantized)
+    if "backbone" in owner and copies_backbone(quantized):
+        # The copy is made when the model is built, so that it would have quantizers that no image reaches.
+        quantized.host = named(quantized.type)
+        quantized.type = "psaq_mm.QuantizedModel"
+        quantized.quantization = {**options, "scope": "backbone"}
+        return quantized
     if "backbone" not in owner:
         quantized.type = classifier_type(quantized)
         quantized.quantization = options
@@ -87,6 +93,12 @@ def owner_of_backbone(model: ConfigDict) -> ConfigDict:
     detector = model.get("detector")
     inside = "backbone" not in model and isinstance(detector, dict) and "backbone" in detector
     return detector if inside else model
+
+
+def copies_backbone(model: ConfigDict) -> bool:
+    """Whether a model may build a moving average of its backbone for its training, as MoCo and BYOL do."""
+    cls = host_class(model.type, model.get("_scope_"))
+    return any(host_name(base) == "mmpretrain.BaseSelfSupervisor" for base in getattr(cls, "__mro__", ()))
 
 
 def by_whole_names(model: ConfigDict, overrides: list[dict[str, Any]]) -> list[dict[str, Any]]:

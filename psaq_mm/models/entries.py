@@ -42,8 +42,9 @@ def QuantizedModel(*, host: str, quantization: dict[str, Any], **model: Any) -> 
     Args:
         host: The host's type, e.g. ``'MaskRCNN'``.
         quantization: The keys of :class:`psaq_mm.quantization.QuantPolicy`, and ``scope``: ``'model'`` (default)
-            quantizes all of it, ``'backbone'`` all but the layers that compute the classes; the latter is for models
-            without a backbone, such as mmpretrain's ``TimmClassifier``.
+            quantizes all of it, ``'backbone'`` its backbone, or all but the layers that compute the classes. The latter
+            is for models without a backbone, such as mmpretrain's ``TimmClassifier``, and for those that copy theirs
+            for training, such as MoCo.
         **model: The host's own arguments.
     """
     _, scope = policy_of({"scope": "model", **quantization})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -41,10 +42,20 @@ def backbone_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     name, part = backbone_of(model)
     backbone: Any = part
     if name == "backbone":
-        return list(tensors(backbone(images)))
+        return list(tensors(backbone(images, **without_mask(backbone))))
     # timm models return logits: compare the last feature map and the pooled features.
     features = backbone.forward_features(images)
     return [features, backbone.forward_head(features, pre_logits=True)]
+
+
+def without_mask(backbone: nn.Module) -> dict[str, None]:
+    """Arguments with which a backbone of masked pre-training computes the whole image, as it does in its later use.
+
+    Classes such as mmpretrain's ``MAEViT`` and ``BEiTPretrainViT`` take a mask, or draw one of their own at random;
+    with ``mask=None`` they compute what their base class does. Other backbones get no arguments.
+    """
+    taken = inspect.signature(type(backbone).forward).parameters
+    return {"mask": None} if "mask" in taken else {}
 
 
 def block_outputs(model: nn.Module, images: Tensor, blocks: Sequence[str]) -> list[Tensor]:
@@ -74,7 +85,7 @@ def block_outputs(model: nn.Module, images: Tensor, blocks: Sequence[str]) -> li
 
 def neck_outputs(model: Any, images: Tensor) -> list[Tensor]:
     """The neck's feature maps."""
-    return list(model.neck(model.backbone(images)))
+    return list(model.neck(model.backbone(images, **without_mask(model.backbone))))
 
 
 def classifier_logits(model: Any, images: Tensor) -> list[Tensor]:
