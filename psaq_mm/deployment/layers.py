@@ -16,6 +16,7 @@ from ..quantization import (
     QuantMatMul,
     check_calibrated,
 )
+from ..quantization.layers import migrated
 from .operands import FloatWeight, StoredWeight, activation, stored_integers
 
 
@@ -134,13 +135,17 @@ class DeployMatMul(nn.Module):
         product: A calibrated product.
     """
 
+    ratio: Tensor | None
+
     def __init__(self, product: QuantMatMul) -> None:
         super().__init__()
         self.left, self.right = activation(product.left_quantizer), activation(product.right_quantizer)
         self.output = activation(product.output_quantizer)
+        self.register_buffer("ratio", product.ratio)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """``(..., n, k) @ (..., k, m)`` to ``(..., n, m)``."""
+        a, b = migrated(a, b, self.ratio)
         return self.output(self.left(a) @ self.right(b))
 
 

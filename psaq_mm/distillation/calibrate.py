@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..quantization import Rounding, calibrating, make_rounding
+from ..quantization import QuantMatMul, Rounding, calibrating, equalizing, make_rounding
 from .networks import Events, Outputs, Processes
 from .recovery import MicroBatch
 
@@ -28,6 +28,8 @@ def calibrate(
     events: Events | None = None,
 ) -> nn.Module:
     """Pass images through the student, set the range of each quantizer and round the weights.
+
+    Where queries and keys are equalized, a pass before that sets their ratios.
 
     If there are at least as many batches as processes, each process passes its share, and ranges and Hessians are
     reduced over all processes. Otherwise each process passes all batches. If memory runs out, the pass is repeated with
@@ -53,6 +55,8 @@ def calibrate(
     if shared:
         batches = batches[processes.rank :: processes.size]
     passes: list[Callable[[nn.Module], AbstractContextManager[Any]]] = [partial(calibrating, across_processes=shared)]
+    if any(isinstance(module, QuantMatMul) and module.migration > 0 for module in student.modules()):
+        passes.insert(0, partial(equalizing, across_processes=shared))
     if rounding.needs_inputs:
         passes.append(rounding.collect)
     events.begin(STAGE, len(passes) * len(batches))

@@ -34,6 +34,7 @@ from .convert import (
     register_quantized,
 )
 from .coverage import CoverageReport, CoverageRow, coverage
+from .equalization import channel_ratio, equalizing
 from .fold import FoldedNorm, fold, fold_norms, fold_state, register_pairs
 from .functional import affine_parameters, fake_quantize, sqnr
 from .layers import QuantConv2d, QuantConvTranspose2d, QuantizedLayer, QuantLinear, QuantMatMul
@@ -78,11 +79,13 @@ __all__ = [
     "activation_spec",
     "affine_parameters",
     "calibrating",
+    "channel_ratio",
     "check_calibrated",
     "collect_hessians",
     "convert_child",
     "coverage",
     "fake_quantize",
+    "equalizing",
     "fold",
     "fold_norms",
     "fold_state",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -287,22 +288,37 @@ class QuantMatMul(nn.Module):
         right: Spec of ``b``, None keeps it FP.
         output: Spec of the product, None keeps it FP.
         name: The product's name in the model, for messages.
+        migration: How far :func:`.equalization.equalizing` moves the ranges of the channels of ``b`` to those of ``a``,
+            0 to 1; 0 leaves them as they are.
+
+    Attributes:
+        ratio: The factor r of each channel, ``(k,)`` or ``(heads, k)``; None without migration. The operands are
+            quantized as ``a r`` and ``b / r``, which have the product of ``a`` and ``b``.
     """
 
     left_quantizer: Quantizer | None
     right_quantizer: Quantizer | None
     output_quantizer: Quantizer | None
+    ratio: Tensor | None
 
     def __init__(
-        self, left: QuantSpec | None, right: QuantSpec | None, output: QuantSpec | None = None, name: str = ""
+        self,
+        left: QuantSpec | None,
+        right: QuantSpec | None,
+        output: QuantSpec | None = None,
+        name: str = "",
+        migration: float = 0.0,
     ) -> None:
         super().__init__()
+        self.migration = migration
+        self.register_buffer("ratio", None)
         self.left_quantizer = _quantizer(left, name, "left_quantizer")
         self.right_quantizer = _quantizer(right, name, "right_quantizer")
         self.output_quantizer = _quantizer(output, name, "output_quantizer")
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """``(..., n, k) @ (..., k, m) -> (..., n, m)``."""
+        a, b = migrated(a, b, self.ratio)
         if self.left_quantizer is not None:
             a = self.left_quantizer(a)
         if self.right_quantizer is not None:
@@ -311,3 +327,24 @@ class QuantMatMul(nn.Module):
         if self.output_quantizer is not None:
             y = self.output_quantizer(y)
         return y
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Takes over the checkpoint's ratio; a float checkpoint has none and leaves it unchanged."""
+        if prefix + "ratio" in state_dict:
+            self.ratio = torch.empty_like(state_dict[prefix + "ratio"], device=self._device())
+            super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _device(self) -> torch.device | None:
+        """Where the quantizers are, None without any."""
+        return next((buffer.device for buffer in self.buffers()), None)
+
+
+def migrated(a: Tensor, b: Tensor, ratio: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``a r`` and ``b / r``: operands with other ranges of their channels and the same product.
+
+    Args:
+        a: ``(..., n, k)``.
+        b: ``(..., k, m)``.
+        ratio: ``(k,)``, or ``(heads, k)`` for operands whose third dimension from the end is the head; None for 1.
+    """
+    return (a, b) if ratio is None else (a * ratio.unsqueeze(-2), b / ratio.unsqueeze(-1))

@@ -25,6 +25,7 @@ _TUNABLE = (
     "norm_migration",
     "softmax_grid",
     "softmax_granularity",
+    "qk_migration",
 )
 _OVERRIDE_KEYS = ("pattern", "bits", "keep_fp", "reason", *_TUNABLE)
 
@@ -39,6 +40,7 @@ class LayerSpecs:
         norm_input: Spec of an input that is the output of a LayerNorm.
         softmax: Spec of the softmax output that is an operand of an attention product.
         softmax_rows: Whether each row of the softmax output is divided by its maximum before it is quantized.
+        qk_migration: How far the ranges of the keys' channels are moved to the queries, 0 to 1.
     """
 
     weight: QuantSpec
@@ -46,6 +48,7 @@ class LayerSpecs:
     norm_input: QuantSpec
     softmax: QuantSpec
     softmax_rows: bool
+    qk_migration: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,9 @@ class QuantPolicy:
 
     An override is a mapping with a ``pattern`` (as in ``fnmatch``, where ``*`` also matches dots) and any of ``bits``
     (weights and activations), ``weight_bits``, ``activation_bits``, ``weight_observer``, ``activation_observer``,
-    ``percentile``, ``norm_inputs``, ``norm_migration``, ``softmax_grid``, ``softmax_granularity`` and ``keep_fp``, and
-    ``reason``, which the coverage report gives for modules that are kept FP. A pattern that matches a module also
-    covers its descendants. For each key, the last matching override applies.
+    ``percentile``, ``norm_inputs``, ``norm_migration``, ``softmax_grid``, ``softmax_granularity``, ``qk_migration`` and
+    ``keep_fp``, and ``reason``, which the coverage report gives for modules that are kept FP. A pattern that matches a
+    module also covers its descendants. For each key, the last matching override applies.
 
     Example::
 
@@ -86,6 +89,9 @@ class QuantPolicy:
             maximum before it is quantized, and the product is multiplied by the maximum. Rows with nearly equal
             probabilities (1 / n each) then use as many steps as rows with one large probability, and the integers still
             have one scale.
+        qk_migration: How far the ranges of the channels of keys are moved to those of queries before both are
+            quantized, 0 to 1 (see :func:`.equalization.channel_ratio`). Keys have few channels that are much larger
+            than the others, and one scale. The adapters say which attentions have this.
         first_layer: Precision of the layer that reads the image: bits of its weight and its input, ``'float'``, or None
             for that of other layers. The library of models says which layer this is; overrides take precedence.
         last_layers: Precision of the layers that compute class scores, box deltas and masks, in a model that is
@@ -107,6 +113,7 @@ class QuantPolicy:
     norm_migration: float = 1.0
     softmax_grid: str = "uniform"
     softmax_granularity: str = "per_tensor"
+    qk_migration: float = 0.0
     first_layer: int | str | None = None
     last_layers: int | str | None = None
 
@@ -124,6 +131,8 @@ class QuantPolicy:
             raise QuantizationError(
                 f"softmax_granularity={self.softmax_granularity!r} is unknown: use 'per_tensor' or 'per_row'"
             )
+        if not 0 <= self.qk_migration <= 1:
+            raise QuantizationError(f"qk_migration={self.qk_migration!r} is not valid: use a strength from 0 to 1")
         for key in ("first_layer", "last_layers"):
             value = getattr(self, key)
             if value not in (None, "float") and (isinstance(value, bool) or value not in range(MIN_BITS, MAX_BITS + 1)):
@@ -200,6 +209,7 @@ class QuantPolicy:
             replace(activation, granularity=self.norm_inputs, migration=self.norm_migration),
             activation if self.softmax_grid == "uniform" else activation_spec(bits, grid=self.softmax_grid),
             self.softmax_granularity == "per_row",
+            self.qk_migration,
         )
 
 

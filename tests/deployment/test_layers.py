@@ -18,6 +18,7 @@ from psaq_mm.quantization import (
     QuantSpec,
     activation_spec,
     calibrating,
+    equalizing,
     freeze,
     sqnr,
     weight_spec,
@@ -150,8 +151,10 @@ def quantized_swin(**options) -> nn.Module:
     torch.manual_seed(0)
     model = random_weights(SwinTransformer(**SWIN))
     quantize_in_place(model, {"weight_bits": 8, "activation_bits": 8, **options})
-    with torch.no_grad(), calibrating(model):
-        model(torch.randn(1, 3, 64, 96))
+    images = torch.randn(1, 3, 64, 96)
+    for context in (equalizing, calibrating):
+        with torch.no_grad(), context(model):
+            model(images)
     freeze(model)
     return model
 
@@ -162,6 +165,7 @@ def quantized_swin(**options) -> nn.Module:
         pytest.param({}, id="deploy"),
         pytest.param({"scheme": "paper"}, id="paper"),
         pytest.param({"softmax_granularity": "per_row"}, id="rows"),
+        pytest.param({"qk_migration": 0.5}, id="equalized"),
         pytest.param(
             {"weight_bits": 4, "activation_bits": 4, "norm_inputs": "per_channel", "softmax_grid": "log2"}, id="w4a4"
         ),

@@ -51,7 +51,7 @@ FORMS = [
         {"weight_bits": 6, "activation_bits": 6, "norm_inputs": "per_channel", "softmax_grid": "log2"},
         id="w6a6-channels-log2",
     ),
-    pytest.param({"weight_bits": 4, "activation_bits": 4}, id="w4a4"),
+    pytest.param({"weight_bits": 4, "activation_bits": 4, "qk_migration": 0.5}, id="w4a4-equalized"),
 ]
 
 

@@ -230,7 +230,8 @@ def intercepted(
         used = [key for key in projections if getattr(module, key, None) is not None]
         output = output_quantizer(_last_layer(getattr(module, used[0]))) if used else None
         for keys in pairs(module._calls):
-            module.add_products(name, policy, ", ".join(used), output, normalised, softmax, keys, pooled)
+            # The first product of some sums over tokens instead of channels.
+            module.add_products(name, policy, ", ".join(used), output, normalised, softmax, keys, pooled, False)
         module.fp_notes |= dict.fromkeys(own, "parameters of an attention itself stay FP") | noted
         if None in module._calls:
             module.fp_notes["other_products"] = "products with position tables stay FP"

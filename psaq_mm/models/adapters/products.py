@@ -35,6 +35,7 @@ class AttentionProducts(nn.Module):
         softmax: bool = True,
         keys: tuple[str, str] = ("qk", "av"),
         pooled: bool = False,
+        migrates: bool = True,
     ) -> None:
         """Make the two products, and note what stays FP.
 
@@ -48,6 +49,8 @@ class AttentionProducts(nn.Module):
             softmax: Whether the left operand of the second product is a softmax output, with values from 0 to 1.
             keys: The attributes of the two products.
             pooled: Whether v is changed behind the projection as well, and so gets a quantizer in every scheme.
+            migrates: Whether the first product sums over the channels of a head, so that the ranges of these channels
+                can be moved from keys to queries.
         """
         deploy = policy.scheme == "deploy"
         first, second = keys
@@ -60,7 +63,8 @@ class AttentionProducts(nn.Module):
                 left, self.softmax_rows = specs.softmax, specs.softmax_rows
             if key == second and specs and pooled:
                 operand = specs.activation
-            setattr(self, key, QuantMatMul(left, operand, result, name=f"{name}.{key}"))
+            migration = specs.qk_migration if specs and deploy and migrates and key == first else 0.0
+            setattr(self, key, QuantMatMul(left, operand, result, f"{name}.{key}", migration))
         self.fp_notes = {"softmax": "softmax arithmetic stays FP"}
         if self.softmax_rows:
             self.fp_notes["softmax_row_maximum"] = "division by it and multiplication behind the product stay FP"

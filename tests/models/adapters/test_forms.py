@@ -13,7 +13,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from psaq_mm.models import AttentionTaps, DecomposedAttention, quantize_in_place
-from psaq_mm.quantization import QuantLinear, QuantPolicy, calibrating, convert_child, coverage, quantizers
+from psaq_mm.quantization import (
+    QuantLinear,
+    QuantMatMul,
+    QuantPolicy,
+    calibrating,
+    convert_child,
+    coverage,
+    equalizing,
+    quantizers,
+)
 from tests.conftest import random_weights
 from tests.models.adapters.forms import OTHER_FORMS, SELF_FORMS, WINDOW_FORMS, Form, parametrize
 from tests.quantization.switching import enable_quantizers
@@ -59,6 +68,20 @@ def test_softmax_by_rows_is_the_same_function_and_fills_its_range(form):
     for name, quantizer in quantizers(student):
         if name.endswith("av.left_quantizer"):
             assert quantizer.range_max == 1 and quantizer.range_min >= 0
+
+
+@parametrize(WINDOW_FORMS, SELF_FORMS, OTHER_FORMS)
+def test_equalized_queries_and_keys_give_the_same_function_and_have_equal_ranges(form):
+    module = form.module()
+    student = quantized(module, "deploy", qk_migration=0.5)
+    for context in (equalizing, calibrating):
+        with torch.no_grad(), context(student):
+            student(form.input(), **form.kwargs)
+    products = [one for one in student.modules() if isinstance(one, QuantMatMul) and one.migration]
+    assert products and all(one.ratio is not None for one in products)
+    enable_quantizers(student, False)
+    for ours, theirs in zip(value_and_gradient(student, form), value_and_gradient(module, form), strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
 
 
 def test_softmax_by_rows_is_finer_where_some_rows_look_everywhere():
