@@ -40,6 +40,8 @@ def main() -> int:
                         "model one contains one of these texts")  # fmt: skip
     parser.add_argument("--text-models", action="store_true", help="also run models with a text branch, whose "
                         "files have to be there")  # fmt: skip
+    parser.add_argument("--bert", type=Path, metavar="DIR", help="a folder that stands for bert-base-uncased: runs "
+                        "models with a text branch")  # fmt: skip
     parser.add_argument("--representatives", action="store_true", help="one group for each combination of classes")
     parser.add_argument("--limit", type=int, help="at most so many runs")
     parser.add_argument("--float-only", action="store_true", help="build and infer the float models only")
@@ -115,21 +117,26 @@ def is_due(row: dict[str, Any], failed: bool, float_only: bool) -> bool:
 
 def run_row(row: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """Run the config of a row, unless it needs what is not there."""
-    if row["needs"] and not args.text_models:
+    if row["needs"] and not (args.text_models or args.bert):
         return {"stage": "", "error": NEEDS[row["needs"]], "seconds": 0.0}
     work: Callable[[Any], None] = partial(
-        start, library=row["library"], config=row["config"], quantized=not args.float_only, cycles=args.cycles
+        start,
+        library=row["library"],
+        config=row["config"],
+        quantized=not args.float_only,
+        cycles=args.cycles,
+        bert=args.bert.resolve() if args.bert else None,
     )
     return run_apart(work, args.seconds, args.memory)
 
 
-def start(tell: Any, library: str, config: str, quantized: bool, cycles: int) -> None:
+def start(tell: Any, library: str, config: str, quantized: bool, cycles: int, bert: Path | None = None) -> None:
     """Run the stages, in the process of the run.
 
     Configs name others, such as that of a teacher, by paths below the folder of the library.
     """
     os.chdir(configs_folder(library).parent)
-    Stages(library, config, tell).run(quantized, cycles)
+    Stages(library, config, tell, bert).run(quantized, cycles)
 
 
 def line(row: dict[str, Any]) -> str:

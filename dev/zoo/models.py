@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 from psaq_mm.errors import UsageError
 from psaq_mm.models import backbone_of, check_image_size, without_downloads
 from psaq_mm.models.hosts import kinds_of
+from psaq_mm.models.hosts.repairs import repair_hosts
 
 from .samples import test_data
 
 # Random initial values, which are replaced anyway; constants of norms and biases stay.
 DRAWN = ("uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_")
 DRAWN += ("kaiming_normal_", "orthogonal_", "sparse_")
+BERT = "bert-base-uncased"
 LARGEST = 100.0
 # Boxes by center and size, which init_weights sets to those of the whole image; drawn ones may have negative sizes.
 BOXES = "init_proposal_bboxes"
@@ -71,6 +74,7 @@ def build_float(cfg: Config) -> nn.Module:
         Exception: Whatever the library raises.
     """
     init_default_scope(cfg.get("default_scope") or "mmengine")
+    repair_hosts()
     with without_initialization():
         model = MODELS.build(float_config(cfg))
     draw_weights(model)
@@ -106,6 +110,15 @@ def with_few_boxes(part: Any) -> None:
         part = list(part.values())
     for one in part if isinstance(part, (list, tuple)) else ():
         with_few_boxes(one)
+
+
+def with_language_model(part: Any, folder: Path) -> None:
+    """Replace the name of the language model that configs of detectors download by a folder."""
+    for key, value in part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ():
+        if value == BERT:
+            part[key] = str(folder)
+        else:
+            with_language_model(value, folder)
 
 
 @torch.no_grad()

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from psaq_mm.models.hosts.language import takes_text
+
 from .kinds import backbone_config
 
 # Small first: cost grows with the area.
@@ -17,6 +19,7 @@ IMAGE_KEYS = ("img_size", "pretrain_img_size", "input_size", "image_size", "inpu
 CHANNEL_KEYS = ("in_channels", "in_chans", "input_channels")
 SCALE_KEYS = ("scale", "crop_size", "img_scale")
 PROPOSALS = 4
+NAMES = ("disc", "ring")
 
 
 def sizes_of(model: dict[str, Any], pipeline: Any = ()) -> list[tuple[int, int]]:
@@ -101,4 +104,6 @@ def detection_data(model: nn.Module, noise: Tensor, meta: dict[str, Any]) -> dic
     if "BaseMOTModel" in kinds:
         video = TrackDataSample(video_data_samples=[sample], metainfo={"key_frames_inds": [0], "ref_frames_inds": []})
         return {"inputs": [noise[None]], "data_samples": [video]}
+    if takes_text(model):
+        sample.set_metainfo({"text": NAMES, "custom_entities": True})
     return {"inputs": [noise], "data_samples": [sample]}

@@ -18,8 +18,17 @@ import psaq_mm
 from psaq_mm.models import backbone_outputs
 
 from .configs import one_line, read
-from .models import build_float, fitting_size, float_config, infer, relative_error, with_few_boxes, without_addresses
-from .samples import channels_of, sizes_of
+from .models import (
+    build_float,
+    fitting_size,
+    float_config,
+    infer,
+    relative_error,
+    with_few_boxes,
+    with_language_model,
+    without_addresses,
+)
+from .samples import NAMES, channels_of, sizes_of
 
 # In order; the stages from 'generate' to 'calibrate' are those of the run.
 STAGES = ("build", "infer_float", "quantize", "generate", "calibrate", "distill", "infer")
@@ -35,10 +44,11 @@ class Stages:
         config: Its name.
         tell: Receives parts of the row; a later part replaces keys of an earlier one. ``stage`` is the stage that is
             going on, ``passed`` the last that was passed.
+        bert: The folder that stands for the language model that configs name.
     """
 
-    def __init__(self, library: str, config: str, tell: Tell) -> None:
-        self.library, self.config, self.tell = library, config, tell
+    def __init__(self, library: str, config: str, tell: Tell, bert: Path | None = None) -> None:
+        self.library, self.config, self.tell, self.bert = library, config, tell, bert
         self.stage, self.began = "", time.perf_counter()
 
     def enter(self, stage: str) -> None:
@@ -70,6 +80,8 @@ class Stages:
             cfg.default_scope = self.library
         without_addresses(cfg.model)
         with_few_boxes(cfg.model)
+        if self.bert:
+            with_language_model(cfg.model, self.bert)
         self.cfg, described = cfg, float_config(cfg)
         self.channels = channels_of(described)
         self.model = build_float(cfg)
@@ -95,7 +107,7 @@ class Stages:
                     checkpoint,
                     image_size=self.size,
                     work_dir=Path(folder) / "run",
-                    options=short_run(cycles),
+                    options={**short_run(cycles), **({"dfq.text": list(NAMES)} if self.bert else {})},
                     evaluate=False,
                     progress=self.progress,
                 )

@@ -12,16 +12,20 @@ from torch import nn
 
 from dev.zoo import stages as stages_module
 from dev.zoo.models import (
+    build_float,
     draw_weights,
     fitting_size,
+    infer,
     relative_error,
     with_few_boxes,
+    with_language_model,
     without_addresses,
     without_initialization,
 )
 from dev.zoo.process import run_apart
 from dev.zoo.samples import channels_of, sizes_of
 from dev.zoo.stages import Stages
+from psaq_mm.models.hosts import host_class
 from psaq_mm.utils.config_lookup import packaged_configs
 
 
@@ -150,3 +154,18 @@ def test_an_error_of_the_run_has_its_stage(monkeypatch):
     told = {}
     Stages("mmpretrain", "x", told.update).run()
     assert told["stage"] == "quantize" and told["passed"] == "infer_float" and "unknown keys x" in told["error"]
+
+
+def test_a_folder_stands_for_the_language_model(tmp_path):
+    model = {"language_model": {"name": "bert-base-uncased"}, "bbox_head": {"lang_model_name": "bert-base-uncased"}}
+    model["decoder"] = [{"name": "other"}]
+    with_language_model(model, tmp_path)
+    assert model["language_model"]["name"] == model["bbox_head"]["lang_model_name"] == str(tmp_path)
+    assert model["decoder"] == [{"name": "other"}]
+
+
+def test_a_classifier_without_a_head_is_inferred_by_its_features():
+    host_class("ImageClassifier", "mmpretrain")
+    cfg = Config({"default_scope": "mmpretrain", "model": {"type": "ImageClassifier", "backbone": {"type": "LeNet5"}}})
+    model = build_float(cfg)
+    assert infer(model, "mmpretrain", (32, 32), 1) == "features"
