@@ -125,6 +125,12 @@ def test_few_boxes_pass():
     }
 
 
+def test_fixed_proposals_stay():
+    model = {"rpn_head": {"num_proposals": 100}, "test_cfg": {"rcnn": {"max_per_img": 100}}}
+    with_few_boxes(model)
+    assert model["test_cfg"]["rcnn"]["max_per_img"] == 100
+
+
 def test_relative_error():
     assert relative_error([torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 0.0])]) == pytest.approx(4 / 3)
 
