@@ -1,0 +1,4 @@
+# The same, weights of 4 bits.
+_base_ = "./vit_small_w8a8.py"
+
+dfq = dict(quantization=dict(weight_bits=4))
