@@ -143,9 +143,14 @@ def open_session(engine: str, file: Path, threads: int | None = None, profile: b
     except ExportError:
         raise
     except Exception as error:  # the engines raise exceptions of their own and plain RuntimeErrors
-        raise ExportError(
-            f"{engine} cannot read {file} ({str(error).strip().splitlines()[0]}): export it anew"
-        ) from None
+        raise ExportError(f"{engine} cannot read {file} ({reason_of(error)}): export it anew") from None
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of an engine's error that says more than the place in its source, shortened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith("Exception from ")]
+    return (telling or lines or [type(error).__name__])[0][:200]
 
 
 def with_any_batch(shape: Sequence[Any]) -> Shape:

@@ -205,6 +205,8 @@ def test_exported_files_compute_what_the_simulation_does(case, engine, tmp_path)
             pytest.skip("the extra [deploy] is not installed")
     if case.not_exported:
         pytest.skip(case.not_exported)
+    if case.not_in_openvino and engine == "openvino":
+        pytest.skip(case.not_in_openvino)
     from psaq_mm.deployment import quantized_onnx
     from psaq_mm.deployment.engines import open_session
     from psaq_mm.deployment.export import write_model

@@ -27,6 +27,7 @@ class Case:
         float_layers: Parts of the names of the Linear and Conv2d layers that stay FP for a reason.
         pickled: False where the library's own model cannot be pickled.
         not_exported: Why the export is not tested, or an empty string.
+        not_in_openvino: Why OpenVINO does not compute the exported file, or an empty string.
     """
 
     scope: str
@@ -38,6 +39,7 @@ class Case:
     float_layers: tuple[str, ...] = ()
     pickled: bool = True
     not_exported: str = ""
+    not_in_openvino: str = ""
 
     def build(self) -> nn.Module:
         """The float backbone with random weights, in eval mode."""
