@@ -146,6 +146,15 @@ def read_checkpoint(path: str | Path, hint: str = "give its path with --checkpoi
     return {"state_dict": state, "meta": meta if isinstance(meta, dict) else {}}
 
 
+def is_quantizer_key(key: str) -> bool:
+    """Whether a key of a state dict is one of calibration: a quantizer's, or the ratio of a product's operands.
+
+    Their shapes are those of the checkpoint.
+    """
+    owner, _, name = key.rpartition(".")
+    return owner.endswith("quantizer") or (name == "ratio" and owner.endswith(".qk"))
+
+
 def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
     """Load a state dict completely.
 
@@ -163,7 +172,7 @@ def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:
     state = OrderedDict((key.removeprefix("module."), value) for key, value in state.items())
     state = OrderedDict((key, value) for key, value in fold_state(model, state).items() if key not in constants)
     own = {key: value for key, value in model.state_dict().items() if key not in constants}
-    is_quantizer = {key for key in {*own, *state} if key.rpartition(".")[0].endswith("quantizer")}
+    is_quantizer = {key for key in {*own, *state} if is_quantizer_key(key)}
     shapes = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
         for key in own.keys() & state.keys() - is_quantizer

@@ -47,7 +47,7 @@ def equalizing(model: nn.Module, across_processes: bool = False) -> Iterator[nn.
     """Set the ratio of each product that migrates, from the batches that pass inside the ``with`` block.
 
     Inside the block nothing is quantized. Run it before :func:`.calibration.calibrating`, since ranges depend on the
-    ratios. If the block raises, products are left without ratios.
+    ratios. If the block raises, the ratios are 1.
 
     Args:
         model: A quantized model, calibrated or not.
@@ -64,7 +64,7 @@ def equalizing(model: nn.Module, across_processes: bool = False) -> Iterator[nn.
     on = [quantizer for _, quantizer in quantizers(model) if quantizer.enabled]
     handles = []
     for name, module in products.items():
-        module.ratio = None
+        module.ratio = torch.ones(1, device=next(module.buffers()).device)
 
         def see(_: nn.Module, operands: tuple[Tensor, Tensor], name: str = name) -> None:
             for observer, operand in zip(observers[name], (operands[0], operands[1].mT), strict=True):

@@ -292,8 +292,8 @@ class QuantMatMul(nn.Module):
             0 to 1; 0 leaves them as they are.
 
     Attributes:
-        ratio: The factor r of each channel, ``(k,)`` or ``(heads, k)``; None without migration. The operands are
-            quantized as ``a r`` and ``b / r``, which have the product of ``a`` and ``b``.
+        ratio: The factor r of each channel, ``(k,)`` or ``(heads, k)``, ``(1,)`` before it is measured, None without
+            migration. The operands are quantized as ``a r`` and ``b / r``, which have the product of ``a`` and ``b``.
     """
 
     left_quantizer: Quantizer | None
@@ -311,7 +311,7 @@ class QuantMatMul(nn.Module):
     ) -> None:
         super().__init__()
         self.migration = migration
-        self.register_buffer("ratio", None)
+        self.register_buffer("ratio", torch.ones(1) if migration else None)
         self.left_quantizer = _quantizer(left, name, "left_quantizer")
         self.right_quantizer = _quantizer(right, name, "right_quantizer")
         self.output_quantizer = _quantizer(output, name, "output_quantizer")
@@ -329,14 +329,13 @@ class QuantMatMul(nn.Module):
         return y
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Takes over the checkpoint's ratio; a float checkpoint has none and leaves it unchanged."""
-        if prefix + "ratio" in state_dict:
-            self.ratio = torch.empty_like(state_dict[prefix + "ratio"], device=self._device())
-            super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def _device(self) -> torch.device | None:
-        """Where the quantizers are, None without any."""
-        return next((buffer.device for buffer in self.buffers()), None)
+        """Takes over the shape of the checkpoint's ratio; a float checkpoint has none and leaves it unchanged."""
+        found = state_dict.get(prefix + "ratio")
+        if self.ratio is not None:
+            if found is None:
+                return
+            self.ratio = self.ratio.new_empty(found.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def migrated(a: Tensor, b: Tensor, ratio: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -78,7 +78,7 @@ def test_equalized_queries_and_keys_give_the_same_function_and_have_equal_ranges
         with torch.no_grad(), context(student):
             student(form.input(), **form.kwargs)
     products = [one for one in student.modules() if isinstance(one, QuantMatMul) and one.migration]
-    assert products and all(one.ratio is not None for one in products)
+    assert products and all(one.ratio.numel() > 1 for one in products)
     enable_quantizers(student, False)
     for ours, theirs in zip(value_and_gradient(student, form), value_and_gradient(module, form), strict=True):
         torch.testing.assert_close(ours, theirs, **CLOSE)
