@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -31,7 +32,7 @@ def import_libraries() -> None:
 
 
 def run_apart(work: Callable[[Tell], None], seconds: float, memory_gib: float) -> dict[str, Any]:
-    """Run a function in a forked process with limits.
+    """Run a function in a forked process with limits; its temporary files are removed, however it ends.
 
     Args:
         work: Called with a function that takes parts of the row.
@@ -41,9 +42,15 @@ def run_apart(work: Callable[[Tell], None], seconds: float, memory_gib: float) -
     Returns:
         The parts, merged in their order, and ``seconds``; ``error`` if the process was ended or crashed.
     """
+    with tempfile.TemporaryDirectory(prefix="zoo_") as folder:
+        return run_in(folder, work, seconds, memory_gib)
+
+
+def run_in(folder: str, work: Callable[[Tell], None], seconds: float, memory_gib: float) -> dict[str, Any]:
+    """:func:`run_apart` with the folder of the temporary files."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=child, args=(work, sender, seconds, memory_gib), daemon=True)
+    process = context.Process(target=child, args=(work, sender, seconds, memory_gib, folder), daemon=True)
     began = time.perf_counter()
     deadline = began + WALL_FACTOR * seconds
     process.start()
@@ -74,8 +81,9 @@ def parts_of(receiver: Connection, deadline: float) -> Iterator[dict[str, Any]]:
                 yield receiver.recv()
 
 
-def child(work: Callable[[Tell], None], sender: Connection, seconds: float, memory_gib: float) -> None:
+def child(work: Callable[[Tell], None], sender: Connection, seconds: float, memory_gib: float, folder: str) -> None:
     """The forked process: nothing on the terminal, limits of CPU time and memory, and a hard end after the work."""
+    tempfile.tempdir = folder
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

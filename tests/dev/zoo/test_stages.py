@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import tempfile
 import time
 
 import pytest
@@ -49,6 +51,17 @@ def greedy(tell):
         torch.empty(2**31)
     except (RuntimeError, MemoryError):
         tell({"error": "too large"})
+
+
+def fill(tell):
+    path = tempfile.mkdtemp()
+    tell({"folder": path})
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_leaves_no_files():
+    found = run_apart(fill, 30, 0)
+    assert found["folder"] and not os.path.exists(found["folder"])
 
 
 def test_a_crash_is_a_row():
