@@ -37,17 +37,11 @@ def artifact_model(model: ConfigDict, quantization: dict[str, Any]) -> ConfigDic
     policy, scope = policy_of(quantization)
     options = policy.to_config()
     if scope == "model":
-        quantized.host = named(quantized.type)
-        quantized.type = "psaq_mm.QuantizedModel"
-        quantized.quantization = {**options, "overrides": by_whole_names(quantized, options["overrides"])}
-        return quantized
+        return as_whole(quantized, {**options, "overrides": by_whole_names(quantized, options["overrides"])})
     owner = owner_of_backbone(quantized)
     if "backbone" in owner and copies_backbone(quantized):
         # The copy is made when the model is built, so that it would have quantizers that no image reaches.
-        quantized.host = named(quantized.type)
-        quantized.type = "psaq_mm.QuantizedModel"
-        quantized.quantization = {**options, "scope": "backbone"}
-        return quantized
+        return as_whole(quantized, {**options, "scope": "backbone"})
     if "backbone" not in owner:
         quantized.type = classifier_type(quantized)
         quantized.quantization = options
@@ -93,6 +87,14 @@ def owner_of_backbone(model: ConfigDict) -> ConfigDict:
     detector = model.get("detector")
     inside = "backbone" not in model and isinstance(detector, dict) and "backbone" in detector
     return detector if inside else model
+
+
+def as_whole(model: ConfigDict, quantization: dict[str, Any]) -> ConfigDict:
+    """Name :func:`QuantizedModel` as the type of a config, which builds the float model and then quantizes it."""
+    model.host = named(model.type)
+    model.type = "psaq_mm.QuantizedModel"
+    model.quantization = quantization
+    return model
 
 
 def copies_backbone(model: ConfigDict) -> bool:
