@@ -46,7 +46,7 @@ def main() -> int:
         CONSOLE.print(f"missing: {line}", highlight=False, markup=False, soft_wrap=True)
     if inputs.missing:
         raise PSAQError(
-            f"{len(inputs.missing)} things are missing or broken, listed above: get them, or choose rows with --rows"
+            f"what is missing or broken is listed above ({len(inputs.missing)}): get it, or choose rows with --rows"
         )
     table = PaperTable(models, inputs, args.seeds, args.gpus, args.work_dir, CONSOLE)
     seconds = table.estimate()

@@ -111,7 +111,7 @@ def test_what_is_missing_is_listed_before_one_line_of_error(run_here, tmp_path):
     missing = [line for line in lines if line.startswith("missing: ")]
     assert len(missing) == 6 and sum("curl -L" in line for line in missing) == 5
     assert done.code == 1 and done.err == (
-        "error: 6 things are missing or broken, listed above: get them, or choose rows with --rows\n"
+        "error: what is missing or broken is listed above (6): get it, or choose rows with --rows\n"
     )
     assert not (tmp_path / "work").exists()
 

@@ -81,8 +81,11 @@ class PaperTable:
         console: Console,
         launch: Launch | None = None,
     ) -> None:
-        if gpus > torch.cuda.device_count():
-            raise UsageError(f"--gpus {gpus}: this machine has {torch.cuda.device_count()}, give at most that")
+        available = torch.cuda.device_count()
+        if gpus > available:
+            raise UsageError(
+                f"this machine has {available} GPUs, not {gpus}: give --gpus at most that, or 0 for the CPU"
+            )
         if not seeds:
             raise UsageError("no seed was given: give at least one")
         self.models = [model for model in models if model.name in inputs.configs]
