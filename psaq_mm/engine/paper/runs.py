@@ -20,7 +20,7 @@ from ...utils.termination import Terminated
 from ..recipe import parse_bits
 from .inputs import Inputs
 from .pace import PACE_FILE, Pace, device_name, known_pace, measured_pace
-from .plan import Model
+from .plan import Model, all_models
 from .table import read_runs, write_table
 
 Key = tuple[Model, str, int]
@@ -196,7 +196,7 @@ class PaperTable:
         """
         rows = [key for model in self.models for key in self.missing(model)]
         took = {model.name: seconds[model.name] / len(self.missing(model)) for model, _, _ in rows}
-        failed, table = [], write_table(self.models, self.folder)
+        failed, table = [], self.write()
         for number, (model, bits, seed) in enumerate(rows, 1):
             left = duration(sum(took[one.name] for one, _, _ in rows[number - 1 :]))
             self.console.print(
@@ -206,7 +206,7 @@ class PaperTable:
             command = self.command(model, bits, seed)
             self.console.print(shlex.join(command), highlight=False, markup=False, soft_wrap=True)
             status = (self.launch or launch)(command)
-            table = write_table(self.models, self.folder)
+            table = self.write()
             if status or (model, bits, seed) in self.missing(model):
                 failed.append(f"{model.recipe(bits)} seed {seed}")
         if failed:
@@ -215,6 +215,10 @@ class PaperTable:
                 "the same command again"
             )
         return table
+
+    def write(self) -> Path:
+        """Write the table of all runs in the folder, also those of earlier calls with other rows or data sets."""
+        return write_table(all_models(), self.folder)
 
     def command(self, model: Model, bits: str, seed: int) -> list[str]:
         """The command of a row; several GPUs get a process each."""

@@ -110,6 +110,15 @@ def test_a_finished_row_is_not_run_again(tmp_path):
     assert (row["seeds"], row["ours_by_seed"], row["ours"]) == ([0, 1], [72.0, 73.0], 72.5)
 
 
+def test_the_table_keeps_the_rows_of_earlier_calls(tmp_path):
+    for name in NAMES:
+        table = make(tmp_path, FakeRuns(), rows=[f"{name}_w8a8"])
+        table.run(equally(table))
+    rows = json.loads((tmp_path / "paper_table.json").read_text())["rows"]
+    assert {row["model"] for row in rows if row["ours"] is not None} == set(NAMES)
+    assert all((row["ours"] is None) == (row["bits"] == "W4A8") for row in rows)
+
+
 def test_a_row_that_fails_does_not_stop_the_others_and_runs_again(tmp_path):
     launch = FakeRuns(fails=("deit_tiny_timm_w8a8",))
     table = make(tmp_path, launch)
