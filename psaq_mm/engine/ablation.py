@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from rich.console import Console
 
 from ..errors import PSAQError, UsageError
@@ -26,6 +27,8 @@ Key = tuple[str, int, int, int]
 
 class Ablation:
     """A table with a row for each arm, bit width and seed; it is saved after each row and resumes at the next one.
+
+    In several processes all of them work on each row, and the main process writes the files.
 
     Args:
         cfg: The recipe that all rows share.
@@ -90,7 +93,7 @@ class Ablation:
         if not any(row.arm == "fp32" for row in self.results.rows):
             self.add(self.float_row())
         for number, key in enumerate(missing, 1):
-            self.console.print(f"[bold]row {number}/{len(missing)}[/] {key[0]} W{key[1]}A{key[2]} seed {key[3]}")
+            self.say(f"[bold]row {number}/{len(missing)}[/] {key[0]} W{key[1]}A{key[2]} seed {key[3]}")
             self.add(self.row(*key))
         return self.results
 
@@ -115,8 +118,10 @@ class Ablation:
         self.results.coverage = {"quantized": runner.coverage.quantized, "fp": runner.coverage.fp}
         row = Row(arm, weight_bits, activation_bits, seed, samples_sha256=runner.pool.sha256())
         row = self.measured(row, runner)
-        # Only an interrupted row needs its files, in order to resume.
-        shutil.rmtree(runner.work_dir, ignore_errors=True)
+        # Only an interrupted row needs its files, in order to resume. The evaluation, which ends with a collective, is
+        # behind all processes: none of them writes there any more.
+        if is_main_process():
+            shutil.rmtree(runner.work_dir, ignore_errors=True)
         return row
 
     def runner(self, cfg: Config, name: str) -> DFQRunner:
@@ -140,12 +145,19 @@ class Ablation:
         row.seconds |= runner.seconds
         row.peak_memory_mib = peak_memory_mib()
         self.results.dataset, self.results.images = dataset_name(runner)
-        self.console.print("  " + "  ".join(f"{key} {row.metrics[key]:.3f}" for key in main_metrics([row])))
+        self.say("  " + "  ".join(f"{key} {row.metrics[key]:.3f}" for key in main_metrics([row])))
         return row
+
+    def say(self, text: str) -> None:
+        """Print a line, in the main process only."""
+        if is_main_process():
+            self.console.print(text)
 
     def add(self, row: Row) -> None:
         """Append a row and write all files."""
         self.results.rows.append(row)
+        if not is_main_process():
+            return
         self.results.save(self.path)
         save_with(lambda path: write_csv(self.results, path), self.folder / "ablation.csv")
         save_with(lambda path: path.write_text(markdown(self.results)), self.folder / "ablation.md")

@@ -124,7 +124,11 @@ def where(described: dict[str, Any]) -> Path:
     prefix = described.get("data_prefix") or ""
     if isinstance(prefix, dict):
         prefix = next((prefix[key] for key in ("img_path", "img") if key in prefix), "")
-    return root / (described.get("ann_file") or prefix)
+    split = described.get("split")  # mmpretrain's ImageNet finds its list and its folder by this name
+    listed = f"meta/{split}.txt"
+    if split and not described.get("ann_file") and (root / listed).is_file():
+        return root / listed
+    return root / (described.get("ann_file") or prefix or split or "")
 
 
 def broken_line(path: Path) -> str:
