@@ -16,7 +16,8 @@ from ..quantization import (
     QuantMatMul,
     check_calibrated,
 )
-from ..quantization.layers import migrated
+from ..quantization.matmul import equalized
+from ..quantization.transforms.rotation import rotated_back
 from .operands import FloatWeight, StoredWeight, activation, stored_integers
 
 
@@ -136,17 +137,22 @@ class DeployMatMul(nn.Module):
     """
 
     ratio: Tensor | None
+    center: Tensor | None
 
     def __init__(self, product: QuantMatMul) -> None:
         super().__init__()
         self.left, self.right = activation(product.left_quantizer), activation(product.right_quantizer)
         self.output = activation(product.output_quantizer)
         self.register_buffer("ratio", product.ratio)
+        self.register_buffer("center", product.center)
+        # The columns of the right operand are those of the product. Rows are summed over, together with the left one's.
+        self.rotates_back = getattr(self.right, "rotation_axis", None) == -1
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """``(..., n, k) @ (..., k, m)`` to ``(..., n, m)``."""
-        a, b = migrated(a, b, self.ratio)
-        return self.output(self.left(a) @ self.right(b))
+        a, b = equalized(a, b, self.ratio, self.center)
+        y = self.left(a) @ self.right(b)
+        return self.output(rotated_back(y, -1) if self.rotates_back else y)
 
 
 FORMS: dict[type[nn.Module], Any] = {

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import ExportError
 from ..quantization import QuantizedLayer, Quantizer, WeightQuantizer
 from ..quantization.functional import log2_fake_quantize
+from ..quantization.transforms.rotation import rotated
 
 TYPE_BITS = 8
 
@@ -41,6 +42,9 @@ class ActivationQDQ(nn.Module):
     has the same integers with ``mean(s)`` and ``z``. ``y`` then approximates x' instead of x: the weight of the
     following layer contains ``r``, and its bias subtracts the effect of the added term (:attr:`shift`).
 
+    A rotation (:attr:`rotation_axis`) is computed in float before all this. ``y`` stays rotated, and so does the weight
+    that it meets.
+
     Args:
         quantizer: A calibrated quantizer with a uniform asymmetric grid.
 
@@ -62,7 +66,7 @@ class ActivationQDQ(nn.Module):
                 f"quantizer {quantizer.name!r}: only asymmetric grids of activations are exported: quantize with one"
             )
         common = zero.mean().round()
-        self.bits = spec.bits
+        self.bits, self.rotation_axis = spec.bits, spec.rotation_axis
         # floats, because the exporter cannot read values of buffers
         self.lowest = float(-common * scale.mean())
         self.highest = float((2**spec.bits - 1 - common) * scale.mean())
@@ -79,6 +83,8 @@ class ActivationQDQ(nn.Module):
 
     def prepared(self, x: Tensor) -> Tensor:
         """``x'``, which has a common scale and zero point."""
+        if self.rotation_axis is not None:
+            x = rotated(x, self.rotation_axis)
         if self.ratio is not None:
             x = x * (1 / self.ratio)
         return x if self.shift is None else x + self.shift

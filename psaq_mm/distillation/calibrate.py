@@ -29,7 +29,7 @@ def calibrate(
 ) -> nn.Module:
     """Pass images through the student, set the range of each quantizer and round the weights.
 
-    Where queries and keys are equalized, a pass before that sets their ratios.
+    Where queries and keys are equalized or keys centered, a pass before that sets their ratios and centers.
 
     If there are at least as many batches as processes, each process passes its share, and ranges and Hessians are
     reduced over all processes. Otherwise each process passes all batches. If memory runs out, the pass is repeated with
@@ -55,7 +55,7 @@ def calibrate(
     if shared:
         batches = batches[processes.rank :: processes.size]
     passes: list[Callable[[nn.Module], AbstractContextManager[Any]]] = [partial(calibrating, across_processes=shared)]
-    if any(isinstance(module, QuantMatMul) and module.migration > 0 for module in student.modules()):
+    if any(isinstance(module, QuantMatMul) and module.equalizes for module in student.modules()):
         passes.insert(0, partial(equalizing, across_processes=shared))
     if rounding.needs_inputs:
         passes.append(rounding.collect)

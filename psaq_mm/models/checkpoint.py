@@ -147,12 +147,12 @@ def read_checkpoint(path: str | Path, hint: str = "give its path with --checkpoi
 
 
 def is_quantizer_key(key: str) -> bool:
-    """Whether a key of a state dict is one of calibration: a quantizer's, or the ratio of a product's operands.
+    """Whether a key of a state dict is one of calibration: a quantizer's, or a ratio or center of a product.
 
     Their shapes are those of the checkpoint.
     """
     owner, _, name = key.rpartition(".")
-    return owner.endswith("quantizer") or (name == "ratio" and owner.endswith(".qk"))
+    return owner.endswith("quantizer") or (name in ("ratio", "center") and owner.endswith(".qk"))
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], name: str) -> None:

@@ -34,10 +34,10 @@ from .convert import (
     register_quantized,
 )
 from .coverage import CoverageReport, CoverageRow, coverage
-from .equalization import channel_ratio, equalizing
 from .fold import FoldedNorm, fold, fold_norms, fold_state, register_pairs
 from .functional import affine_parameters, fake_quantize, sqnr
-from .layers import QuantConv2d, QuantConvTranspose2d, QuantizedLayer, QuantLinear, QuantMatMul
+from .layers import QuantConv2d, QuantConvTranspose2d, QuantizedLayer, QuantLinear
+from .matmul import QuantMatMul
 from .observers import Observer, make_observer, register_observer
 from .policy import LayerSpecs, QuantPolicy
 from .quantizer import Quantizer, State
@@ -54,6 +54,7 @@ from .rounding import (
     round_weights,
 )
 from .spec import QuantSpec, activation_spec, weight_spec
+from .transforms.equalization import channel_ratio, equalizing
 from .weight_quantizer import WeightQuantizer
 
 __all__ = [

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ..utils.class_table import ClassTable, full_name
-from .layers import QuantConv2d, QuantConvTranspose2d, QuantizedLayer, QuantLinear, QuantMatMul
+from .layers import QuantConv2d, QuantConvTranspose2d, QuantizedLayer, QuantLinear
+from .matmul import QuantMatMul
 from .policy import QuantPolicy
 from .quantizer import Quantizer
 
@@ -51,7 +52,7 @@ def register_quantized(*float_classes: type[nn.Module] | str) -> Callable[[_F], 
 def quantize_linear(module: nn.Linear, name: str, policy: QuantPolicy) -> nn.Module:
     """Converts a Linear; weight and input are quantized."""
     specs = policy.specs(name)
-    return module if specs is None else QuantLinear.from_module(module, specs.weight, specs.activation, name=name)
+    return module if specs is None else QuantLinear.from_module(module, specs.weight, specs.rotated(), name=name)
 
 
 @register_quantized(nn.Conv2d)

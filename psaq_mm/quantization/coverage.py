@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from torch import nn
 
 from .convert import OPAQUE, factory_of, is_quantized, join
-from .layers import QuantMatMul
+from .matmul import QuantMatMul
 from .policy import QuantPolicy
 from .quantizer import Quantizer
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,10 +12,18 @@ from ..errors import QuantizationError
 from .functional import usable_scale
 from .quantizer import Quantizer, State
 from .spec import QuantSpec
+from .transforms.rotation import rotated, rotated_back
 from .weight_quantizer import WeightQuantizer
 
 
-def _quantizer(spec: QuantSpec | None, name: str, role: str) -> Quantizer | None:
+def make_quantizer(spec: QuantSpec | None, name: str, role: str) -> Quantizer | None:
+    """The quantizer of a layer's tensor, None without a spec.
+
+    Args:
+        spec: Its spec.
+        name: The layer's name in the model.
+        role: The quantizer's name in the layer.
+    """
     return None if spec is None else Quantizer(spec, _label(name, role))
 
 
@@ -52,10 +59,10 @@ class QuantizedLayer(nn.Module):
             name: The layer's name in the model, for messages.
         """
         self.weight, self.bias = module.weight, module.bias
-        self.input_quantizer = _quantizer(input, name, "input_quantizer")
+        self.input_quantizer = make_quantizer(input, name, "input_quantizer")
         label = _label(name, "weight_quantizer")
         self.weight_quantizer = None if weight is None else WeightQuantizer(weight, label)
-        self.output_quantizer = _quantizer(output, name, "output_quantizer")
+        self.output_quantizer = make_quantizer(output, name, "output_quantizer")
         for quantizer in (self.input_quantizer, self.weight_quantizer, self.output_quantizer):
             if quantizer is not None:
                 quantizer.to(self.weight.device)
@@ -79,7 +86,7 @@ class QuantizedLayer(nn.Module):
         if self.weight_quantizer is None or not self.weight_quantizer.enabled:
             weight: Tensor = self.weight
             return weight
-        return self.divide_by_channel_scale(self.weight_quantizer(self.folded_weight()))
+        return self.unfolded_weight(self.weight_quantizer(self.folded_weight()))
 
     def input_channel_scale(self) -> Tensor | None:
         """The factor ``r_c`` of each input channel by which the weight is multiplied before it is quantized.
@@ -103,20 +110,37 @@ class QuantizedLayer(nn.Module):
         return scale / scale.mean()
 
     def folded_weight(self) -> Tensor:
-        """The weight times :meth:`input_channel_scale`: the values that the weight quantizer rounds."""
+        """The values that the weight quantizer rounds: the weight, rotated like the input, times the channels' scales.
+
+        With the rotation H of the input (:attr:`rotates`) and r, :meth:`input_channel_scale`::
+
+            x W^T  =  (x H / r) (W H r)^T
+        """
         weight: Tensor = self.weight
+        if self.rotates:
+            weight = rotated(weight, -1)
         ratio = self.input_channel_scale()
         return weight if ratio is None else weight * ratio
 
-    def divide_by_channel_scale(self, x: Tensor) -> Tensor:
-        """Divides by :meth:`input_channel_scale`.
+    def unfolded_weight(self, folded: Tensor) -> Tensor:
+        """The weight ``(out, in)`` of which ``folded`` is the :meth:`folded_weight`."""
+        ratio = self.input_channel_scale()
+        weight = folded if ratio is None else folded / ratio
+        return rotated_back(weight, -1) if self.rotates else weight
 
-        Args:
-            x: ``(..., in)``: a folded weight, which becomes the layer's weight, or a quantized input, which becomes the
-                input of the folded weight.
-        """
+    def folded_input(self, x: Tensor) -> Tensor:
+        """What multiplies the folded weight: the input ``(..., in)``, quantized, rotated, over the channels' scales."""
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        if self.rotates:
+            x = rotated(x, -1)
         ratio = self.input_channel_scale()
         return x if ratio is None else x / ratio
+
+    @property
+    def rotates(self) -> bool:
+        """Whether the channels of input and weight are rotated before they are quantized."""
+        return self.input_quantizer is not None and self.input_quantizer.spec.rotation_axis is not None
 
     def calibrate_weight(self) -> None:
         """Determines clip ratio and scale of the weight, for the current scales of the input."""
@@ -278,72 +302,3 @@ def _check_one_scale(input: QuantSpec | None, kind: str, name: str) -> None:
         raise QuantizationError(
             f"layer {name!r}: the input of a {kind} needs one scale: only a Linear's may be per channel"
         )
-
-
-class QuantMatMul(nn.Module):
-    """``a @ b`` with quantized operands, for the two matrix products of attention.
-
-    Args:
-        left: Spec of ``a``, None keeps it FP.
-        right: Spec of ``b``, None keeps it FP.
-        output: Spec of the product, None keeps it FP.
-        name: The product's name in the model, for messages.
-        migration: How far :func:`.equalization.equalizing` moves the ranges of the channels of ``b`` to those of ``a``,
-            0 to 1; 0 leaves them as they are.
-
-    Attributes:
-        ratio: The factor r of each channel, ``(k,)`` or ``(heads, k)``, ``(1,)`` before it is measured, None without
-            migration. The operands are quantized as ``a r`` and ``b / r``, which have the product of ``a`` and ``b``.
-    """
-
-    left_quantizer: Quantizer | None
-    right_quantizer: Quantizer | None
-    output_quantizer: Quantizer | None
-    ratio: Tensor | None
-
-    def __init__(
-        self,
-        left: QuantSpec | None,
-        right: QuantSpec | None,
-        output: QuantSpec | None = None,
-        name: str = "",
-        migration: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.migration = migration
-        self.register_buffer("ratio", torch.ones(1) if migration else None)
-        self.left_quantizer = _quantizer(left, name, "left_quantizer")
-        self.right_quantizer = _quantizer(right, name, "right_quantizer")
-        self.output_quantizer = _quantizer(output, name, "output_quantizer")
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """``(..., n, k) @ (..., k, m) -> (..., n, m)``."""
-        a, b = migrated(a, b, self.ratio)
-        if self.left_quantizer is not None:
-            a = self.left_quantizer(a)
-        if self.right_quantizer is not None:
-            b = self.right_quantizer(b)
-        y = a @ b
-        if self.output_quantizer is not None:
-            y = self.output_quantizer(y)
-        return y
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Takes over the shape of the checkpoint's ratio; a float checkpoint has none and leaves it unchanged."""
-        found = state_dict.get(prefix + "ratio")
-        if self.ratio is not None:
-            if found is None:
-                return
-            self.ratio = self.ratio.new_empty(found.shape)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def migrated(a: Tensor, b: Tensor, ratio: Tensor | None) -> tuple[Tensor, Tensor]:
-    """``a r`` and ``b / r``: operands with other ranges of their channels and the same product.
-
-    Args:
-        a: ``(..., n, k)``.
-        b: ``(..., k, m)``.
-        ratio: ``(k,)``, or ``(heads, k)`` for operands whose third dimension from the end is the head; None for 1.
-    """
-    return (a, b) if ratio is None else (a * ratio.unsqueeze(-2), b / ratio.unsqueeze(-1))

@@ -12,6 +12,7 @@ from ..errors import QuantizationError
 from .spec import MAX_BITS, MIN_BITS, QuantSpec, activation_spec, weight_spec
 
 SCHEMES = ("deploy", "paper")
+ROTATIONS = ("none", "hadamard")
 # Values and keys in configs and checkpoints of earlier versions.
 _OLD_SCHEME = "psaq"
 _OLD_KEYS = {"weight_range": "weight_observer", "activation_range": "activation_observer"}
@@ -26,6 +27,7 @@ _TUNABLE = (
     "softmax_grid",
     "softmax_granularity",
     "qk_migration",
+    "rotation",
 )
 _OVERRIDE_KEYS = ("pattern", "bits", "keep_fp", "reason", *_TUNABLE)
 
@@ -41,6 +43,7 @@ class LayerSpecs:
         softmax: Spec of the softmax output that is an operand of an attention product.
         softmax_rows: Whether each row of the softmax output is divided by its maximum before it is quantized.
         qk_migration: How far the ranges of the keys' channels are moved to the queries, 0 to 1.
+        rotation: ``'hadamard'`` or ``'none'``.
     """
 
     weight: QuantSpec
@@ -49,6 +52,11 @@ class LayerSpecs:
     softmax: QuantSpec
     softmax_rows: bool
     qk_migration: float = 0.0
+    rotation: str = "none"
+
+    def rotated(self, axis: int = -1) -> QuantSpec:
+        """The spec of an activation that is summed over the channels of ``axis``, or of an attention's values."""
+        return replace(self.activation, rotation_axis=axis) if self.rotation == "hadamard" else self.activation
 
 
 @dataclass(frozen=True)
@@ -57,9 +65,9 @@ class QuantPolicy:
 
     An override is a mapping with a ``pattern`` (as in ``fnmatch``, where ``*`` also matches dots) and any of ``bits``
     (weights and activations), ``weight_bits``, ``activation_bits``, ``weight_observer``, ``activation_observer``,
-    ``percentile``, ``norm_inputs``, ``norm_migration``, ``softmax_grid``, ``softmax_granularity``, ``qk_migration`` and
-    ``keep_fp``, and ``reason``, which the coverage report gives for modules that are kept FP. A pattern that matches a
-    module also covers its descendants. For each key, the last matching override applies.
+    ``percentile``, ``norm_inputs``, ``norm_migration``, ``softmax_grid``, ``softmax_granularity``, ``qk_migration``,
+    ``rotation`` and ``keep_fp``, and ``reason``, which the coverage report gives for modules that are kept FP. A
+    pattern that matches a module also covers its descendants. For each key, the last matching override applies.
 
     Example::
 
@@ -92,6 +100,12 @@ class QuantPolicy:
         qk_migration: How far the ranges of the channels of keys are moved to those of queries before both are
             quantized, 0 to 1 (see :func:`.equalization.channel_ratio`). Keys have few channels that are much larger
             than the others, and one scale. The adapters say which attentions have this.
+        rotation: ``'none'``, or ``'hadamard'``: the channels of the inputs of Linear layers, and of queries, keys and
+            values, are multiplied by Hadamard matrices before they are quantized (see
+            :func:`.transforms.rotation.rotated`), so that no channel needs a much larger range than the others. The
+            mean of each channel is subtracted from the keys before. For 4 bits and fewer: a deployed model computes the
+            rotations in float. Scheme ``'deploy'`` only. The adapters say in which attentions queries, keys and values
+            are rotated.
         first_layer: Precision of the layer that reads the image: bits of its weight and its input, ``'float'``, or None
             for that of other layers. The library of models says which layer this is; overrides take precedence.
         last_layers: Precision of the layers that compute class scores, box deltas and masks, in a model that is
@@ -114,6 +128,7 @@ class QuantPolicy:
     softmax_grid: str = "uniform"
     softmax_granularity: str = "per_tensor"
     qk_migration: float = 0.0
+    rotation: str = "none"
     first_layer: int | str | None = None
     last_layers: int | str | None = None
 
@@ -133,6 +148,10 @@ class QuantPolicy:
             )
         if not 0 <= self.qk_migration <= 1:
             raise QuantizationError(f"qk_migration={self.qk_migration!r} is not valid: use a strength from 0 to 1")
+        if self.rotation not in ROTATIONS:
+            raise QuantizationError(f"rotation={self.rotation!r} is unknown: use one of {ROTATIONS}")
+        if self.rotation != "none" and self.scheme != "deploy":
+            raise QuantizationError(f"rotation={self.rotation!r} needs scheme='deploy': other schemes follow PSAQ-ViT")
         for key in ("first_layer", "last_layers"):
             value = getattr(self, key)
             if value not in (None, "float") and (isinstance(value, bool) or value not in range(MIN_BITS, MAX_BITS + 1)):
@@ -203,13 +222,15 @@ class QuantPolicy:
     def _specs(self) -> LayerSpecs:
         bits = self.activation_bits
         activation = activation_spec(bits, self.activation_observer, self.percentile)
+        axis = -1 if self.rotation == "hadamard" else None
         return LayerSpecs(
             weight_spec(self.weight_bits, self.weight_observer, percentile=self.percentile),
             activation,
-            replace(activation, granularity=self.norm_inputs, migration=self.norm_migration),
+            replace(activation, granularity=self.norm_inputs, migration=self.norm_migration, rotation_axis=axis),
             activation if self.softmax_grid == "uniform" else activation_spec(bits, grid=self.softmax_grid),
             self.softmax_granularity == "per_row",
             self.qk_migration,
+            self.rotation,
         )
 
 

@@ -13,6 +13,7 @@ from ..errors import QuantizationError
 from .functional import affine_parameters, decibels, fake_quantize, migrated_range, powers, usable_scale
 from .observers import Observer, make_observer
 from .spec import QuantSpec
+from .transforms.rotation import rotated, rotated_back
 
 
 class State(enum.Enum):
@@ -38,7 +39,7 @@ class Quantizer(nn.Module):
     The state dict contains ``scale``, ``zero_point``, ``quant_min``, ``quant_max``, ``range_min``, ``range_max``,
     ``initialized`` and ``sqnr_db`` (NaN while unknown), so that a checkpoint can be run, checked and reported without
     samples. Entries with one value per scale have shape ``(1,)`` per tensor and, once calibrated, ``(channels,)`` per
-    channel.
+    channel. Where the spec has a rotation, they belong to the rotated values, and ``rotated`` is in the state dict too.
 
     Attributes:
         enabled: If False, the quantizer returns its input, in every state.
@@ -76,6 +77,8 @@ class Quantizer(nn.Module):
         self.register_buffer("range_max", torch.zeros(1))
         self.register_buffer("initialized", torch.tensor(False))
         self.register_buffer("sqnr_db", torch.tensor(torch.nan))
+        if spec.rotation_axis is not None:
+            self.register_buffer("rotated", torch.tensor(True))
         self._observer: Observer | None = None
         self._record = False
         self._powers: tuple[Tensor, Tensor] | None = None
@@ -159,6 +162,8 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantizes ``x``; while disabled or observing, returns ``x`` itself.
 
+        With a rotation H, the result is ``fake_quantize(x H) H^T``.
+
         Args:
             x: Any shape; with a spec per channel, ``x.shape[spec.axis]`` is the number of channels.
 
@@ -170,14 +175,16 @@ class Quantizer(nn.Module):
         """
         if not self.enabled:
             return x
+        axis = self.spec.rotation_axis
+        values = x if axis is None else rotated(x, axis)
         if self._observer is not None:
-            self._update(self._observer, x)
+            self._update(self._observer, values)
             return x
         self._require_calibrated()
-        y = fake_quantize(x, self.scale, self.zero_point, self.spec)
+        y = fake_quantize(values, self.scale, self.zero_point, self.spec)
         if self._record:
-            self._add_powers(x, y)
-        return y
+            self._add_powers(values, y)
+        return y if axis is None else rotated_back(y, axis)
 
     def extra_repr(self) -> str:
         """Grid, observer and state, for ``print(model)``."""
@@ -257,6 +264,12 @@ class Quantizer(nn.Module):
             raise QuantizationError(
                 f"{self._label()}: the checkpoint has no quant_min and quant_max, so its grid can't be checked: "
                 "load a checkpoint written by this package"
+            )
+        theirs_rotated, ours_rotated = prefix + "rotated" in state_dict, self.spec.rotation_axis is not None
+        if theirs_rotated != ours_rotated:
+            raise QuantizationError(
+                f"{self._label()}: the checkpoint has {'a' if theirs_rotated else 'no'} rotation, the model "
+                f"{'has one' if ours_rotated else 'has none'}: build the model with the checkpoint's quantization"
             )
         theirs = int(state_dict[keys[0]]), int(state_dict[keys[1]])
         ours = self.spec.quant_min, self.spec.quant_max

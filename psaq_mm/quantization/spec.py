@@ -54,6 +54,9 @@ class QuantSpec:
         grid: ``'uniform'``, or ``'log2'``: powers of two, without zero point.
         migration: For an asymmetric ``per_channel`` spec: how far the scales follow the ranges of their channels, 0 to
             1 (see ``migrated_range``); at 1 each channel has its own range.
+        rotation_axis: The dimension of the channels that are rotated before they are quantized (see
+            :func:`.transforms.rotation.rotated`), None for no rotation. The grid, its ranges and ``per_channel`` scales
+            are then those of the rotated values.
 
     Raises:
         QuantizationError: A value is outside its range, or the observer is not registered.
@@ -68,6 +71,7 @@ class QuantSpec:
     narrow_range: bool = False
     grid: str = "uniform"
     migration: float = 1.0
+    rotation_axis: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not MIN_BITS <= self.bits <= MAX_BITS:
@@ -91,6 +95,8 @@ class QuantSpec:
             raise QuantizationError(
                 "grid='log2' has one scale and no sign: use symmetric=False and granularity='per_tensor'"
             )
+        if self.log2 and self.rotation_axis is not None:
+            raise QuantizationError("grid='log2' has no sign, rotated values have: use rotation_axis=None")
         if self.log2 and observer.uniform_grid_only:
             raise QuantizationError(
                 f"grid='log2' can't be used with observer={self.observer!r}: use 'minmax' or 'percentile'"

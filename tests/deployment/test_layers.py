@@ -166,6 +166,10 @@ def quantized_swin(**options) -> nn.Module:
         pytest.param({"scheme": "paper"}, id="paper"),
         pytest.param({"softmax_granularity": "per_row"}, id="rows"),
         pytest.param({"qk_migration": 0.5}, id="equalized"),
+        pytest.param({"rotation": "hadamard"}, id="rotated"),
+        pytest.param(
+            {"rotation": "hadamard", "norm_inputs": "per_channel", "qk_migration": 0.5}, id="rotated-equalized"
+        ),
         pytest.param(
             {"weight_bits": 4, "activation_bits": 4, "norm_inputs": "per_channel", "softmax_grid": "log2"}, id="w4a4"
         ),

@@ -52,6 +52,7 @@ FORMS = [
         id="w6a6-channels-log2",
     ),
     pytest.param({"weight_bits": 4, "activation_bits": 4, "qk_migration": 0.5}, id="w4a4-equalized"),
+    pytest.param({"activation_bits": 4, "rotation": "hadamard", "norm_inputs": "per_channel"}, id="w8a4-rotated"),
 ]
 
 

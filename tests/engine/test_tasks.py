@@ -250,9 +250,12 @@ def record_of(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("task", ["timm"], indirect=True)
 def test_an_artifact_of_4_bits_keeps_folded_norms_ratios_and_its_softmax_grid(again, tmp_path):
     bits = {"dfq.quantization.weight_bits": 4, "dfq.quantization.activation_bits": 4}
-    ours = again({**bits, "dfq.quantization.qk_migration": 0.5})
+    rotated = {"dfq.quantization.qk_migration": 0.5, "dfq.quantization.rotation": "hadamard"}
+    ours = again({**bits, **rotated})
     expected = ours.run().rows[1].metrics
-    ratios = [value for key, value in ours.runner.student.state_dict().items() if key.endswith("qk.ratio")]
+    ratios = [
+        value for key, value in ours.runner.student.state_dict().items() if key.endswith(("qk.ratio", "qk.center"))
+    ]
     assert ratios and all(one.numel() > 1 for one in ratios)
     options = Config.fromfile(ours.runner.artifact_paths[0]).model.quantization
     assert (options.norm_inputs, options.softmax_grid, options.softmax_granularity) == (

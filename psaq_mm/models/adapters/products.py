@@ -50,7 +50,7 @@ class AttentionProducts(nn.Module):
             keys: The attributes of the two products.
             pooled: Whether v is changed behind the projection as well, and so gets a quantizer in every scheme.
             migrates: Whether the first product sums over the channels of a head, so that the ranges of these channels
-                can be moved from keys to queries.
+                can be moved from keys to queries, and the channels be rotated.
         """
         deploy = policy.scheme == "deploy"
         first, second = keys
@@ -63,8 +63,15 @@ class AttentionProducts(nn.Module):
                 left, self.softmax_rows = specs.softmax, specs.softmax_rows
             if key == second and specs and pooled:
                 operand = specs.activation
-            migration = specs.qk_migration if specs and deploy and migrates and key == first else 0.0
-            setattr(self, key, QuantMatMul(left, operand, result, f"{name}.{key}", migration))
+            migration, centered = 0.0, False
+            if specs and deploy and migrates:
+                if key == first:
+                    # Only keys in front of a softmax: it ignores what the center takes away.
+                    migration, centered = specs.qk_migration, softmax and specs.rotation != "none"
+                # Queries, keys and values. Shares of a softmax have no channels to rotate.
+                left = specs.rotated() if key == first else left
+                operand = specs.rotated(-2 if key == first else -1)
+            setattr(self, key, QuantMatMul(left, operand, result, f"{name}.{key}", migration, centered))
         self.fp_notes = {"softmax": "softmax arithmetic stays FP"}
         if self.softmax_rows:
             self.fp_notes["softmax_row_maximum"] = "division by it and multiplication behind the product stay FP"

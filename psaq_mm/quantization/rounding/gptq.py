@@ -129,7 +129,7 @@ def quantized_linears(model: nn.Module) -> list[QuantLinear]:
 def collect_hessians(model: nn.Module) -> Iterator[dict[QuantLinear, Tensor]]:
     """Sums ``x x^T`` over the inputs of the quantized weight of every quantized Linear.
 
-    ``x`` is the quantized input, divided by the layer's ``input_channel_scale``.
+    ``x`` is the layer's ``folded_input``.
 
     Args:
         model: A calibrated model.
@@ -141,8 +141,7 @@ def collect_hessians(model: nn.Module) -> Iterator[dict[QuantLinear, Tensor]]:
 
     @torch.no_grad()
     def add(layer: QuantLinear, args: tuple[Tensor, ...]) -> None:
-        x = args[0] if layer.input_quantizer is None else layer.input_quantizer(args[0])
-        rows = layer.divide_by_channel_scale(x).reshape(-1, x.shape[-1])  # (tokens of the batch, in)
+        rows = layer.folded_input(args[0]).flatten(0, -2)  # (tokens of the batch, in)
         # Multiplied in float32, since the inputs are no more exact; summed over the batches in float64.
         unit = power_of_two(rows)
         rows = rows / unit
@@ -178,5 +177,5 @@ def round_weights(hessians: Mapping[QuantLinear, Tensor], damping: float = 0.01)
         layer.refresh()
         scale, limit = quantizer.scale.detach(), quantizer.spec.quant_max
         rounded = gptq(layer.folded_weight(), scale, hessian, limit, damping) * scale.view(-1, 1)
-        layer.weight.copy_(layer.divide_by_channel_scale(rounded))
+        layer.weight.copy_(layer.unfolded_weight(rounded))
         quantizer.keep_scale(rounded)

@@ -84,6 +84,20 @@ def test_equalized_queries_and_keys_give_the_same_function_and_have_equal_ranges
         torch.testing.assert_close(ours, theirs, **CLOSE)
 
 
+@parametrize(WINDOW_FORMS, SELF_FORMS, OTHER_FORMS)
+def test_rotated_and_centered_operands_give_the_same_function(form):
+    module = form.module()
+    student = quantized(module, "deploy", rotation="hadamard", norm_inputs="per_channel")
+    for context in (equalizing, calibrating):
+        with torch.no_grad(), context(student):
+            student(form.input(), **form.kwargs)
+    centers = [one.center for one in student.modules() if isinstance(one, QuantMatMul) and one.centered]
+    assert centers and all(one.numel() > 1 and bool(one.any()) for one in centers)
+    enable_quantizers(student, False)
+    for ours, theirs in zip(value_and_gradient(student, form), value_and_gradient(module, form), strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
 def test_softmax_by_rows_is_finer_where_some_rows_look_everywhere():
     torch.manual_seed(0)
     module = quantize_in_place(Attention(32, num_heads=2).eval(), {"activation_bits": 6})

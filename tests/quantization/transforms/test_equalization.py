@@ -1,4 +1,4 @@
-"""Ranges moved from keys to queries: the same product, and finer steps where keys have channels with large values."""
+"""Ranges moved from keys to queries, keys without their mean: the same function, and finer steps for large channels."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ def operands(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor]:
     return q, k.mT
 
 
-def product(migration: float, bits: int = 4) -> QuantMatMul:
-    return QuantMatMul(activation_spec(bits), activation_spec(bits), name="qk", migration=migration)
+def product(migration: float, bits: int = 4, centered: bool = False) -> QuantMatMul:
+    spec = activation_spec(bits)
+    return QuantMatMul(spec, spec, name="qk", migration=migration, centered=centered)
 
 
 def equalized(module: QuantMatMul, *batches: tuple[Tensor, Tensor]) -> QuantMatMul:
@@ -94,6 +95,28 @@ def test_keys_with_a_large_channel_are_finer(shape, expected):
     assert errors[1] < 0.5 * errors[0]
 
 
+@LAYOUTS
+@pytest.mark.parametrize("migration", [0.0, 0.5])
+def test_without_their_mean_keys_have_the_same_softmax_and_finer_steps(shape, expected, migration):
+    generator = torch.Generator().manual_seed(0)
+    q, k = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator).mT
+    k = k + 20 * torch.randn(CHANNELS, 1, generator=generator)
+    exact = (q @ k).softmax(-1)
+    errors = []
+    for centered in (False, True):
+        module = equalized(product(migration, bits=6, centered=centered), (q, k))
+        errors.append(float((module(q, k).softmax(-1) - exact).abs().mean()))
+    assert tuple(module.center.shape) == expected
+    batch = k if k.dim() == 3 else k.transpose(0, 1)
+    mean = batch.mean((0, -1)) if k.dim() == 3 else batch.mean((1, -1))
+    torch.testing.assert_close(module.center, mean, rtol=1e-4, atol=1e-4)
+    for _, quantizer in quantizers(module):
+        quantizer.enabled = False
+    # float32: scores of several hundred
+    torch.testing.assert_close(module(q, k).softmax(-1), exact, rtol=1e-2, atol=1e-4)
+    assert errors[1] < 0.7 * errors[0]
+
+
 def test_without_migration_nothing_is_measured_or_stored():
     module = equalized(product(0.0), operands((3, HEADS, TOKENS, CHANNELS)))
     assert module.ratio is None and "ratio" not in module.state_dict()
@@ -129,21 +152,25 @@ def test_a_policy_gives_the_strength_by_module():
 def half(rank: int, folder: str) -> None:
     """One of two processes, each with one of two batches; the second product is reached in the first one alone."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    model = nn.ModuleList([product(0.5), product(0.5)])
+    model = nn.ModuleList([product(0.5, centered=True), product(0.5)])
     batch = operands((3, HEADS, TOKENS, CHANNELS), seed=rank)
     with equalizing(model, across_processes=True), torch.no_grad():
         model[0](*batch)
         if rank == 0:
             model[1](*batch)
-    torch.save([one.ratio for one in model], Path(folder, f"{rank}.pth"))
+    torch.save([model[0].ratio, model[1].ratio, model[0].center], Path(folder, f"{rank}.pth"))
     distributed.destroy_process_group()
 
 
 def test_processes_share_their_ratios(tmp_path):
     multiprocessing.spawn(half, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
-    both = equalized(product(0.5), *(operands((3, HEADS, TOKENS, CHANNELS), seed=rank) for rank in (0, 1)))
+    both = equalized(
+        product(0.5, centered=True), *(operands((3, HEADS, TOKENS, CHANNELS), seed=rank) for rank in (0, 1))
+    )
     assert torch.equal(first[0], second[0])
     # float32: a mean in another order
     torch.testing.assert_close(first[0], both.ratio, rtol=1e-5, atol=0)
+    assert torch.equal(first[2], second[2])
+    torch.testing.assert_close(first[2], both.center, rtol=1e-5, atol=1e-6)
     assert first[1].tolist() == second[1].tolist() == [1]
