@@ -9,6 +9,8 @@ dfq = dict(
         scheme='deploy',
         scope='backbone',
         weight_observer='mse',
+        # Where attention looks at hundreds of tokens, many get shares of less than a step of 1/255.
+        softmax_granularity='per_row',
         # Images have 8 bits: fewer would take what no training gives back, for a thousandth of the weights.
         first_layer=8,
         # In scope 'model': class scores, box deltas and masks. They have few weights.
@@ -27,7 +29,7 @@ dfq = dict(
             # V1's weight of 439 stands beside a sum over layers; this entropy is their mean.
             prior=dict(weight=50.0),
             keep_smoothness=True)),
-    calibrate=dict(type='psaq_mm.CalibrateLoop', images=32, batch_size=8),
+    calibrate=dict(type='psaq_mm.CalibrateLoop', images=32, batch_size=8, rounding='gptq'),
     distill=dict(
         type='psaq_mm.DistillLoop',
         cycles=6,
@@ -43,8 +45,16 @@ dfq = dict(
         discrepancy=dict(form='mae'),
         # None: class scores of detectors and segmentors in scope 'model', else the backbone's.
         distill_on=None),
-    # Below 8 bits, outliers are worth less than the steps they cost; at 4 the step decides everywhere.
+    # Weights of 4 bits and activations below 8 need rotated channels; below 8 bits, outliers of activations are worth
+    # less than the steps they cost.
     by_bits=dict(
-        w6a6=dict(quantization=dict(activation_observer='percentile')),
+        w4a8=dict(quantization=dict(rotation='hadamard')),
+        w3a8=dict(quantization=dict(rotation='hadamard')),
+        w6a6=dict(
+            quantization=dict(activation_observer='percentile', norm_inputs='per_channel', rotation='hadamard')),
         w4a4=dict(
-            quantization=dict(activation_observer='percentile', norm_inputs='per_channel', softmax_grid='log2'))))
+            quantization=dict(
+                activation_observer='percentile', percentile=0.1, norm_inputs='per_channel', rotation='hadamard')),
+        w3a3=dict(
+            quantization=dict(
+                activation_observer='percentile', percentile=0.1, norm_inputs='per_channel', rotation='hadamard'))))

@@ -1,5 +1,5 @@
 # The built-in classifier, a small DeiT: python tools/dfq.py configs/demo/deit_nano_w8a8.py
-_base_ = ['./deit_nano.py', '../_base_/dfq.py']
+_base_ = ['./deit_nano.py', '../_base_/dfq_demo.py']
 
 load_from = 'configs/demo/deit_nano.pth'
 # A quarter of a scene's pixels: more images in a batch.

@@ -1,5 +1,5 @@
 # The built-in segmentor with a small DeiT: python tools/dfq.py configs/demo/upernet_deit_nano_w8a8.py
-_base_ = ['./upernet_deit_nano.py', '../_base_/dfq.py']
+_base_ = ['./upernet_deit_nano.py', '../_base_/dfq_demo.py']
 
 load_from = 'configs/demo/upernet_deit_nano.pth'
 # Fewer steps than the detector's: a run takes about a minute on one core.

@@ -1,5 +1,5 @@
 # The built-in segmentor with a small Swin: python tools/dfq.py configs/demo/upernet_swin_nano_w8a8.py
-_base_ = ['./upernet_swin_nano.py', '../_base_/dfq.py']
+_base_ = ['./upernet_swin_nano.py', '../_base_/dfq_demo.py']
 
 load_from = 'configs/demo/upernet_swin_nano.pth'
 # Fewer steps than the detector's: a run takes about a minute on one core.

@@ -29,17 +29,4 @@ dfq = dict(
         fresh=0.0,
         generator=dict(lr=0.2, warmup=1, micro_batch=16),
         student_steps=15,
-        batch_size=16,
-        relative_lr=dict(weight=6e-4, bias=1e-4, scale=1e-3)),
-    by_bits=dict(
-        # At 8 bits training has nothing to mend, and quiet channels behind a LayerNorm want finer steps.
-        w8a8=dict(quantization=dict(norm_inputs='per_channel', norm_migration=0.5), distill=dict(student_steps=5)),
-        w4a8=dict(
-            distill=dict(
-                student_steps=30, relative_lr=dict(weight=2e-3, bias=3e-4), augment=dict(max_shift=112, per_image=True))),
-        w6a6=dict(
-            quantization=dict(percentile=0.01, norm_inputs='per_channel', softmax_grid='log2'),
-            distill=dict(relative_lr=dict(weight=2e-3, bias=3e-4), augment=dict(max_shift=112, per_image=True))),
-        w4a4=dict(
-            quantization=dict(percentile=0.1, softmax_grid='uniform'),
-            distill=dict(relative_lr=dict(weight=2e-3, bias=3e-4)))))
+        batch_size=16))

@@ -1,5 +1,5 @@
 # Nuclei: NUCLEI_ROOT=DIR python tools/dfq.py configs/nuclei/mask_rcnn_swin_nano_w8a8.py
-_base_ = ['./mask_rcnn_swin_nano.py', '../_base_/dfq.py']
+_base_ = ['./mask_rcnn_swin_nano.py', '../_base_/dfq_demo.py']
 
 load_from = 'configs/nuclei/mask_rcnn_swin_nano.pth'
 # For the arms that compare with real images: training images, never those of the evaluation.

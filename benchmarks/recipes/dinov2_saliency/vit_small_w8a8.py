@@ -73,11 +73,9 @@ real_images = dict(
 )
 
 dfq = dict(
-    quantization=dict(softmax_granularity="per_row"),
     generate=dict(
         images=16, image_size=(224, 224), batch_size=16, steps=40, generator=dict(lr=0.2, warmup=4, micro_batch=16)
     ),
-    calibrate=dict(rounding="gptq"),
     distill=dict(
         cycles=4,
         generator_images=4,
@@ -85,5 +83,4 @@ dfq = dict(
         relative_lr=dict(weight=3e-4, bias=5e-5, scale=1e-3),
         distill_on="blocks",
     ),
-    by_bits=dict(w4a4=dict(quantization=dict(softmax_grid="uniform", qk_migration=0.5))),
 )

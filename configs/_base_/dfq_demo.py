@@ -1,0 +1,12 @@
+# The settings of the built-in models' recipes, with which their committed results were measured: rounding to the nearest
+# integer, no rotation, and more of training. For networks of real size see dfq.py.
+_base_ = './dfq.py'
+
+dfq = dict(
+    quantization=dict(softmax_granularity='per_tensor'),
+    calibrate=dict(rounding='nearest'),
+    by_bits=dict(
+        _delete_=True,
+        w6a6=dict(quantization=dict(activation_observer='percentile')),
+        w4a4=dict(
+            quantization=dict(activation_observer='percentile', norm_inputs='per_channel', softmax_grid='log2'))))
