@@ -40,6 +40,8 @@ dfq = dict(
             lr=0.02, warmup=1, entropy=dict(variant='gaussian'), prior=dict(weight=50.0), keep_smoothness=True),
         competition=1.0,
         student_steps=15,
+        # Images that no student step sees: if training makes the student worse on them, calibration is the result.
+        held_out=4,
         batch_size=8,
         relative_lr=dict(weight=3e-3, bias=5e-4, scale=1e-2),
         discrepancy=dict(form='mae'),

@@ -5,6 +5,7 @@ _base_ = './dfq.py'
 dfq = dict(
     quantization=dict(softmax_granularity='per_tensor'),
     calibrate=dict(rounding='nearest'),
+    distill=dict(held_out=0),
     by_bits=dict(
         _delete_=True,
         w6a6=dict(quantization=dict(activation_observer='percentile')),

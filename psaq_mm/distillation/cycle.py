@@ -6,7 +6,7 @@ student on samples of the pool (student steps, :mod:`.student_step`)::
     G:  min_x      L_PSE(x) + a L_TV(x) - b D(T(x), S(x))
     S:  min_theta  D(T(x), S_theta(x))
 
-The pool, the choice of b and the skipping of non-finite steps are ours.
+The pool, the choice of b, the images that are held out and the skipping of non-finite steps are ours.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ class CycleSettings:
         relative_lr: Adam's learning rates of ``weight``, ``bias`` and ``scale``, relative to the magnitude of each
             tensor.
         augment: The keys of :class:`psaq_mm.generation.RollFlip` for the student's images.
+        held_out: Images of the first samples that no student step sees, at most a quarter of them. The student that has
+            the smallest discrepancy on them, of those before the first cycle and after each one, is the result; 0 for
+            the student of the last cycle.
         save_interval: Student steps between two saved states within a cycle.
 
     Raises:
@@ -62,11 +65,14 @@ class CycleSettings:
     batch_size: int = 8
     relative_lr: dict[str, float] = field(default_factory=dict)
     augment: dict[str, Any] = field(default_factory=dict)
+    held_out: int = 0
     save_interval: int = 50
 
     def __post_init__(self) -> None:
-        if min(self.cycles, self.generator_steps, self.student_steps) < 0:
-            raise GenerationError("cycles, generator_steps and student_steps must not be negative: use 0 for none")
+        if min(self.cycles, self.generator_steps, self.student_steps, self.held_out) < 0:
+            raise GenerationError(
+                "cycles, generator_steps, student_steps and held_out must not be negative: use 0 for none"
+            )
         if not 0 <= self.fresh <= 1:
             raise GenerationError(f"fresh={self.fresh} is a share of the images: use 0 to 1")
         object.__setattr__(self, "relative_lr", checked_rates(self.relative_lr))
@@ -138,6 +144,10 @@ class TeacherStudentCycle:
             return self.student
         unfreeze_student(self.student)  # the state of a run that stopped in a generator step holds a frozen student
         self.fit_discrepancy()
+        held_out = min(settings.held_out, len(self.pool) // 4)
+        if held_out and state.best is None:
+            self.pool.hold_out(held_out)
+            self.keep_best()
         trainer = StudentTrainer(
             self.source.teacher.model,
             self.student,
@@ -157,10 +167,15 @@ class TeacherStudentCycle:
             if part.terms is None:
                 part.terms, part.generator = self.improve_images(cycle, part), None
             terms = part.terms | self.improve_student(trainer, cycle, part)
+            if state.best is not None:
+                terms["student/held_out"] = self.keep_best()
             state.part, state.cycle = None, cycle
             state.optimizer, state.micro_batch = trainer.optimizer.state_dict(), self.micro_batch.size
             self.events.cycle(cycle, settings.cycles, terms)
-        state.optimizer, state.discrepancy, state.micro_batch, state.backoff = None, None, None, 1.0
+        if state.best is not None:
+            self.student.load_state_dict(state.best["student"])
+            unfreeze_student(self.student)
+        state.optimizer, state.discrepancy, state.micro_batch, state.backoff, state.best = None, None, None, 1.0, None
         return self.student
 
     def fit_discrepancy(self) -> None:
@@ -173,6 +188,29 @@ class TeacherStudentCycle:
         with torch.no_grad():
             self.discrepancy.fit(self.outputs(teacher.model, first))
         self.state.discrepancy = self.discrepancy.state_dict()
+
+    def keep_best(self) -> float:
+        """Compute the discrepancy on the images that are held out, and keep the student if it is the smallest so far.
+
+        Returns:
+            The mean discrepancy over the images.
+        """
+        device, held = self.source.teacher.device, self.pool.held
+        value = torch.zeros((), dtype=torch.float64, device=device)
+        with torch.no_grad():
+            for part in torch.split(held, self.micro_batch.size or self.settings.batch_size):
+                part = part.to(device)
+                loss = self.discrepancy(self.outputs(self.source.teacher.model, part), self.outputs(self.student, part))
+                value += loss.double() * len(part) / len(held)
+        # All processes keep the same student.
+        self.processes.sum(value)
+        found = float(value) / self.processes.size
+        best = self.state.best
+        # A discrepancy that is not a number is never the smallest.
+        if best is None or found < best["discrepancy"]:
+            student = {key: one.detach().cpu().clone() for key, one in self.student.state_dict().items()}
+            self.state.best = {"discrepancy": found, "cycle": self.state.cycle, "student": student}
+        return found
 
     def improve_images(self, cycle: int, part: CyclePart) -> dict[str, float]:
         """Take the generator steps of a cycle against the frozen student and add the images to the pool.

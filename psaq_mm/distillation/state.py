@@ -68,6 +68,8 @@ class DistillState:
         micro_batch: Images per forward pass; None for a whole batch.
         discrepancy: Constants of the discrepancy, computed on the first samples.
         backoff: Factor on the student's learning rates, halved by each skipped step.
+        best: The student with the smallest discrepancy on the images that are held out: its state dict and that
+            discrepancy; None without such images.
     """
 
     cycle: int = 0
@@ -76,6 +78,7 @@ class DistillState:
     micro_batch: int | None = None
     discrepancy: dict[str, Any] | None = None
     backoff: float = 1.0
+    best: dict[str, Any] | None = None
 
 
 NESTED: dict[tuple[type, str], type] = {

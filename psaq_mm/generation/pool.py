@@ -40,6 +40,8 @@ class SamplePool:
     replacement from all earlier images, whatever their age (bottom-k sampling). The pool prevents the student from
     forgetting early images, which a queue would remove first.
 
+    The oldest images can be held out (:meth:`hold_out`): they stay in the pool and no training batch contains them.
+
     Images are kept on the CPU in float32, one tensor each, so that a removed image frees its memory. With a store,
     images are kept there and the state dict contains their names instead.
 
@@ -61,6 +63,7 @@ class SamplePool:
         self.capacity, self._store = capacity, store
         self._samples: list[_Sample] = []  # oldest first, the newest batch last
         self._newest = 0
+        self._held = 0
         self._generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
@@ -82,6 +85,11 @@ class SamplePool:
         return self._stack(range(min(count, len(self))))
 
     @property
+    def held(self) -> Tensor:
+        """The images that are held out, at least one; a copy."""
+        return self._stack(range(self._held))
+
+    @property
     def newest(self) -> Tensor:
         """The images of the last :meth:`add`; a copy."""
         return self._stack(range(len(self) - self._newest, len(self)))
@@ -96,6 +104,17 @@ class SamplePool:
         """Names of the images in the store, in the order of :attr:`images`; empty without a store."""
         return [sample.name for sample in self._samples if sample.name is not None]
 
+    def hold_out(self, count: int) -> None:
+        """Holds the ``count`` oldest images out.
+
+        Raises:
+            GenerationError: No image would be left to train on.
+        """
+        if not 0 <= count < len(self):
+            raise GenerationError(f"held_out={count} leaves none of {len(self)} images to train on: use fewer")
+        self._held = count
+        self._newest = min(self._newest, len(self) - count)
+
     def add(self, images: Tensor, tag: str = "") -> None:
         """Adds a batch, which becomes the newest one.
 
@@ -106,9 +125,9 @@ class SamplePool:
         Raises:
             GenerationError: The images exceed the capacity, differ in size from those in the pool, or are not finite.
         """
-        if images.dim() != 4 or not 1 <= len(images) <= self.capacity:
+        if images.dim() != 4 or not 1 <= len(images) <= self.capacity - self._held:
             raise GenerationError(
-                f"cannot add {tuple(images.shape)} to a pool of {self.capacity}: "
+                f"cannot add {tuple(images.shape)} to a pool of {self.capacity - self._held}: "
                 "pass (count, channels, H, W) of at most its capacity"
             )
         if self._samples and images.shape[1:] != self._samples[0].image.shape:
@@ -124,7 +143,7 @@ class SamplePool:
         ]
         past = self._samples
         leaving = max(0, len(past) + len(batch) - self.capacity)
-        gone = sorted(range(len(past)), key=lambda index: past[index].key, reverse=True)[:leaving]
+        gone = sorted(range(self._held, len(past)), key=lambda index: past[index].key, reverse=True)[:leaving]
         kept = set(range(len(past))).difference(gone)
         self._samples = [past[index] for index in sorted(kept)] + batch
         self._newest = len(batch)
@@ -151,10 +170,12 @@ class SamplePool:
             raise GenerationError(
                 f"cannot draw {count} images, share {newest}: give at least 1 and a share from 0 to 1"
             )
-        past = len(self) - self._newest
+        start = len(self) - self._newest
+        past = start - self._held
         from_newest = round(count * newest) if past else count
-        picks = [past + index for index in _deal(from_newest, self._newest, generator)]
-        return self._stack(picks + _deal(count - from_newest, past, generator))
+        picks = [start + index for index in _deal(from_newest, self._newest, generator)]
+        picks += [self._held + index for index in _deal(count - from_newest, past, generator)]
+        return self._stack(picks)
 
     def sha256(self) -> str:
         """SHA-256 of the float32 bytes of all images, in the order of :attr:`images`."""
@@ -171,6 +192,7 @@ class SamplePool:
             "tags": self.tags,
             "keys": [sample.key for sample in self._samples],
             "newest": self._newest,
+            "held": self._held,
             "generator": self._generator.get_state(),
         }
 
@@ -191,7 +213,7 @@ class SamplePool:
         self._samples = [
             self._sample(image.cpu(), tag, key) for image, tag, key in zip(images, tags, keys, strict=True)
         ]
-        self._newest = state["newest"]
+        self._newest, self._held = state["newest"], state.get("held", 0)
         self._generator.set_state(state["generator"].cpu())
 
     def _sample(self, image: Tensor, tag: str, key: float) -> _Sample:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -200,22 +201,83 @@ def test_the_student_comes_nearer_to_the_teacher():
     assert distance(run) < 0.9 * before
 
 
+# One of six images.
+HELD_OUT = dataclasses.replace(SETTINGS, held_out=2)
+
+
+def held_out_distance(run: Run) -> float:
+    with torch.no_grad():
+        return float((run.net(run.pool.held) - run.student(run.pool.held)).abs().mean())
+
+
+def test_training_that_does_harm_leaves_the_calibrated_student():
+    run, events = Run(), Recorder()
+    run.prepare(Events())
+    before = copy.deepcopy(run.student.state_dict())
+    # Each step changes weights by several times their size.
+    run.distill(events, dataclasses.replace(HELD_OUT, relative_lr={"weight": 5.0, "bias": 5.0, "scale": 5.0}))
+    for (name, ours), theirs in zip(run.student.state_dict().items(), before.values(), strict=True):
+        assert torch.equal(ours.nan_to_num(), theirs.nan_to_num()), name
+    assert all("student/held_out" in terms for kind, *_, terms in events.calls if kind == "cycle")
+    assert run.state.best is None
+
+
+def test_the_student_is_the_best_on_images_that_no_step_saw():
+    run, seen = Run(), []
+    run.prepare(Events())
+    run.pool.add(torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
+    held = run.pool.first(2)
+    forward = run.student.forward
+
+    def note(images: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            seen.extend(images.detach().reshape(len(images), -1))
+        return forward(images)
+
+    run.student.forward = note
+    settings = CycleSettings(
+        cycles=4,
+        generator_steps=0,
+        student_steps=20,
+        held_out=2,
+        relative_lr={"weight": 0.01},
+        augment={"max_shift": 0},
+    )
+    run.pool.hold_out(2)
+    before = held_out_distance(run)
+    run.distill(Events(), settings)
+    assert held_out_distance(run) < before
+    flipped = [*held.flatten(1), *held.flip(-1).flatten(1)]
+    assert seen and not any(torch.equal(one, other) for one in seen for other in flipped)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, HELD_OUT], ids=["all-images", "held-out"])
 @pytest.mark.parametrize("step", [1, 2, 4, 6, 8], ids=lambda step: f"step-{step}")
-def test_stopped_and_continued_is_as_never_stopped(whole, step):
+def test_stopped_and_continued_is_as_never_stopped(settings, step):
     """Bit by bit, from a state of plain values: in generator and student steps of both cycles."""
+    expected = Run()
+    expected.prepare(Events())
+    expected.distill(Events(), settings)
     run, events = Run(), Recorder(stop=("distill", step))
     run.prepare(Events())
     events.state = run.snapshot
     with pytest.raises(KeyboardInterrupt):
-        run.distill(events)
+        run.distill(events, settings)
     again = Run()
     again.restore(events.saved)
-    again.distill(Events())
-    expected, _ = whole
+    again.distill(Events(), settings)
     assert again.pool.sha256() == expected.pool.sha256()
     for (name, ours), theirs in zip(again.student.state_dict().items(), expected.student.state_dict().values()):
         # SQNRs are NaN before they are measured
         assert torch.equal(ours.nan_to_num(), theirs.nan_to_num()), name
+
+
+@pytest.mark.parametrize(("asked", "held"), [(1, 1), (6, 1), (0, 0)])
+def test_at_most_a_quarter_is_held_out(asked, held):
+    run = Run()
+    run.prepare(Events())
+    run.distill(Events(), dataclasses.replace(SETTINGS, held_out=asked))
+    assert run.pool.state_dict()["held"] == held
 
 
 @pytest.mark.parametrize(

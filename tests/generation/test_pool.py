@@ -54,6 +54,31 @@ def test_past_is_a_uniform_choice_of_any_age() -> None:
     assert all(340 < count < 460 for count in counts), counts
 
 
+def test_images_that_are_held_out_stay_and_are_never_drawn() -> None:
+    pool = SamplePool(5, 0)
+    pool.add(batch(0, 1, 2))
+    pool.hold_out(2)
+    for index in range(2, 12):
+        pool.add(batch(2 * index, 2 * index + 1))
+        assert numbers(pool.held) == [0, 1] == numbers(pool.images)[:2] and len(pool) == 5
+        again = SamplePool(5, 1)
+        again.load_state_dict(pool.state_dict())
+        for one in (pool, again):
+            drawn = numbers(one.sample(6, torch.Generator().manual_seed(index), 0.5))
+            assert set(drawn) == set(numbers(pool.images)[2:])
+    with pytest.raises(GenerationError, match="held_out=5 leaves none of 5 images to train on: use fewer"):
+        pool.hold_out(5)
+    with pytest.raises(GenerationError, match="to a pool of 3"):
+        pool.add(batch(*range(4)))
+
+
+def test_a_batch_can_be_held_out_in_part() -> None:
+    pool = SamplePool(8, 0)
+    pool.add(batch(0, 1, 2, 3))
+    pool.hold_out(1)
+    assert sorted(numbers(pool.sample(3, torch.Generator().manual_seed(0)))) == [1, 2, 3]
+
+
 @pytest.mark.parametrize(("newest", "expected"), [(0.0, 0), (0.5, 4), (1.0, 8)], ids=["past", "half", "newest"])
 def test_share_of_the_newest_batch(newest: float, expected: int) -> None:
     drawn = numbers(filled(capacity=8).sample(8, torch.Generator().manual_seed(0), newest))
