@@ -19,6 +19,7 @@ from .artifacts import artifact_model, without_downloads
 from .backbones import backbone_of, quantized_class
 from .checkpointing import without_checkpointing
 from .converters.swin import convert_authors_swin, has_authors_names
+from .converters.timm_vit import convert_timm_vit
 from .entries import QuantizedBackbone, QuantizedModel, QuantizedTimmClassifier
 from .features import OutputFunction, backbone_outputs, calibration_function, output_function, unreached
 from .hosts import HOSTS, host_class, host_imports, named
@@ -51,6 +52,7 @@ __all__ = [
     "check_image_size",
     "classifier_overrides",
     "convert_authors_swin",
+    "convert_timm_vit",
     "has_authors_names",
     "host_imports",
     "image_channels",
