@@ -18,26 +18,30 @@ class Task:
         title: The task, the model and the data.
         record: The name of the record.
         figure: The last part of the evaluator's key, such as ``bbox_mAP``.
+        arm: The arm of the quantized model.
     """
 
     title: str
     record: str
     figure: str
+    arm: str = "psaq"
 
 
 TASKS = (
-    Task("Classification: DeiT-T, sample of ImageNet", "imagenet_deit_tiny", "top1"),
+    Task("Classification: DeiT-T, sample of ImageNet", "imagenet_deit_tiny", "top1", "psaq-calib"),
+    Task("Saliency: DINOv2-S, agreement with the float model", "dinov2_saliency", "mIoU", "psaq-calib"),
     Task("Instance segmentation: Mask R-CNN with a small Swin, nuclei", "nuclei_mask_rcnn", "segm_mAP"),
     Task("Detection: Mask R-CNN with a small Swin, drawn scenes", "demo_mask_rcnn", "bbox_mAP"),
     Task("Semantic segmentation: UPerNet with a small DeiT, drawn scenes", "demo_upernet", "mIoU"),
     Task("Semantic segmentation: UPerNet with a small Swin, drawn scenes", "demo_upernet_swin", "mIoU"),
     Task("Classification: a small DeiT, drawn objects", "demo_classifier", "top1"),
 )
-# Heading, arm of the comparison, weight and activation bits.
-COLUMNS = (
+# Heading, arm of the comparison (None: the task's), weight and activation bits.
+COLUMNS: tuple[tuple[str, str | None, tuple[int, int]], ...] = (
     ("FP32", "fp32", (32, 32)),
-    ("W8A8", "psaq", (8, 8)),
-    ("W4A8", "psaq", (4, 8)),
+    ("W8A8", None, (8, 8)),
+    ("W4A8", None, (4, 8)),
+    ("W4A4", None, (4, 4)),
     ("W4A8, real images: calibration", "real-calib", (4, 8)),
     ("W4A8, real images: the same steps", "real", (4, 8)),
 )
@@ -59,7 +63,7 @@ def headline_table(folder: Path) -> str:
         key, metric = next(found)
         cells = []
         for _, arm, bits in COLUMNS:
-            figures = values(results, arm, bits, key)
+            figures = values(results, arm or task.arm, bits, key)
             # The digits of one figure: no cell shows an error that would give more digits a meaning.
             cells.append(metric.show(statistics.fmean(figures)) if figures else "-")
         rows.append([task.title, metric.title, *cells])
