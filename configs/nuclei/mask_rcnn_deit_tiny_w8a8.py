@@ -1,0 +1,13 @@
+# Nuclei: NUCLEI_ROOT=DIR python tools/dfq.py configs/nuclei/mask_rcnn_deit_tiny_w8a8.py
+_base_ = ['./mask_rcnn_deit_tiny.py', '../_base_/dfq.py']
+
+load_from = 'configs/nuclei/mask_rcnn_deit_tiny.pth'
+# For the arms that compare with real images: training images, never those of the evaluation.
+real_images = dict(
+    type='CocoDataset',
+    metainfo=_base_.metainfo,
+    data_root=_base_.data_root,
+    ann_file='train.json',
+    data_prefix=dict(img='train/'),
+    test_mode=True,
+    pipeline=_base_.test_pipeline)
