@@ -33,7 +33,12 @@ model = dict(
             # Its default of SyncBN needs more images at a time than a detector trains on.
             norm_cfg=dict(type='GN', num_groups=32)),
         dict(type='FPN', in_channels=[384, 384, 384, 384], out_channels=256, num_outs=5)
-    ])
+    ],
+    # mmpretrain's maps lie with their channels last, as do those of the neck. mmcv's own RoIAlign reads them as if the
+    # channels were first, without an error; torchvision's does not.
+    roi_head=dict(
+        bbox_roi_extractor=dict(roi_layer=dict(use_torchvision=True)),
+        mask_roi_extractor=dict(roi_layer=dict(use_torchvision=True))))
 
 # Optimizer and warm-up of mmdet's Swin Mask R-CNNs; embeddings and norms are not decayed.
 optim_wrapper = dict(
