@@ -228,9 +228,10 @@ def test_the_official_swin_s_is_quantized_and_counted(scheme):
     # The patch embedding's weight and input, in psaq its output too; weight and input of three patch mergings.
     around = (2 if scheme == "deploy" else 3) + 3 * 2
     assert report.quantized == 24 * of_block + around
-    # In each block four biases, two norms of two, the softmax and the residual sums; in deploy the bias table, in psaq
-    # the four operands of the products (attention FP, the others quantized as qkv's output).
-    of_block = 4 + 4 + 1 + 1 + (1 if scheme == "deploy" else 4)
+    # In each block four biases, two norms of two, the softmax and the residual sums; in deploy the bias table and the
+    # maximum of each softmax row, in psaq the four operands of the products (attention FP, the others quantized as
+    # qkv's output).
+    of_block = 4 + 4 + 1 + 1 + (2 if scheme == "deploy" else 4)
     # The patch embedding's bias; norms of two: behind it, in three mergings (which have no bias) and on four outputs.
     around = 1 + 2 + 3 * 2 + 4 * 2
     assert report.fp == 24 * of_block + around
