@@ -20,7 +20,7 @@ from .engine.hooks import ProgressHook
 from .engine.loops.base import height_and_width
 from .engine.recipe import default_recipe, parse_bits, recipe_of
 from .errors import PSAQError, UsageError
-from .generation import Discrepancy, SamplePool
+from .generation import Discrepancy, RandomCrops, SamplePool
 from .models import (
     backbone_of,
     backbone_outputs,
@@ -225,12 +225,12 @@ def run(
     options = {key: distill.pop(key, None) for key in ("generator", "discrepancy", "distill_on")}
     settings = CycleSettings(**distill)
     outputs = output_function(options["distill_on"] or "backbone", teacher)
-    discrepancy = Discrepancy(**(options["discrepancy"] or {}))
+    discrepancy, crops = Discrepancy(**(options["discrepancy"] or {})), RandomCrops(calibration.get("crops", 0))
     improver = ImageGenerator(frozen, source.generator, seed, events.warn, **(options["generator"] or {}))
     count, start = recipe.generate.images, first.get("start", "fractal")
     batch, steps = first.get("batch_size", 16), first.get("steps", 100)
     pool.add(generate(source, generator, MemoryStore(), count, size, start, batch, steps, events=events), tag="first")
-    images = pool.first(recipe.calibrate.get("images", 32))
+    images = crops(pool.first(recipe.calibrate.get("images", 32)), torch.Generator().manual_seed(seed))
     rounding = make_rounding(calibration.get("rounding", "nearest"))
     calibrate(student, images, backbone_outputs, calibration.get("batch_size", 8), rounding, events=events)
     TeacherStudentCycle(source, student, pool, outputs, discrepancy, settings, improver, events=events).run()

@@ -1,10 +1,10 @@
 # The settings of the built-in models' recipes, with which their committed results were measured: rounding to the nearest
-# integer, no rotation, and more of training. For networks of real size see dfq.py.
+# integer, no rotation, no crops, and more of training. For networks of real size see dfq.py.
 _base_ = './dfq.py'
 
 dfq = dict(
     quantization=dict(softmax_granularity='per_tensor'),
-    calibrate=dict(rounding='nearest'),
+    calibrate=dict(rounding='nearest', crops=0),
     distill=dict(held_out=0),
     by_bits=dict(
         _delete_=True,

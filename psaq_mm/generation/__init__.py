@@ -7,7 +7,7 @@ initial image is a registered class in a file of its own, see :mod:`psaq_mm.util
 """
 
 from ..errors import GenerationError, NonFiniteLossError
-from .augment import RollFlip, View
+from .augment import RandomCrops, RollFlip, View
 from .losses.discrepancy import Discrepancy
 from .losses.entropy import PatchSimilarityEntropy
 from .losses.prior import ImagePrior, rms_differences

@@ -1,10 +1,11 @@
-"""Augmentation of the images in each step: cyclic shift and horizontal flip."""
+"""Augmentation: cyclic shift and flip of the images in each step, random crops of the images of calibration."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import GenerationError
@@ -70,3 +71,58 @@ class RollFlip:
         if self.per_image:
             return torch.stack([self.draw(generator)(image) for image in x])
         return self.draw(generator)(x)
+
+
+@dataclass(frozen=True)
+class RandomCrops:
+    """Adds random crops of every image, resized to the size of the image and possibly flipped.
+
+    A crop has the aspect ratio of the image; its side relative to the image's is drawn uniformly from
+    ``[smallest, 1]``, its place uniformly from all that fit.
+
+    Example: 32 images of 224 x 224 with ``count=2`` and ``smallest=0.5`` become 96 images of 224 x 224. The last 64 show
+    parts of 112 x 112 to 224 x 224 pixels.
+
+    Args:
+        count: Crops of every image; 0 for none.
+        smallest: Smallest side of a crop relative to the image's, in (0, 1].
+        flip: Probability of the flip, 0 to 1.
+
+    Raises:
+        GenerationError: An argument is outside its range.
+    """
+
+    count: int = 2
+    smallest: float = 0.5
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise GenerationError(f"{self.count} crops: give 0 or more")
+        if not 0 < self.smallest <= 1:
+            raise GenerationError(f"smallest {self.smallest} is not a relative size: give more than 0, at most 1")
+        if not 0 <= self.flip <= 1:
+            raise GenerationError(f"flip {self.flip} is not a probability: give 0 to 1")
+
+    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The images, then ``count`` times a crop of each.
+
+        Args:
+            images: ``(batch, channels, H, W)``.
+            generator: Random number generator on the CPU.
+
+        Returns:
+            ``((1 + count) * batch, channels, H, W)``.
+        """
+        return torch.cat([images, *(self.crop(one, generator) for _ in range(self.count) for one in images.split(1))])
+
+    def crop(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One random crop of one image ``(1, channels, H, W)``; same shape."""
+        height, width = image.shape[-2:]
+        share, down, right, flip = torch.rand(4, generator=generator).tolist()
+        side = self.smallest + (1 - self.smallest) * share
+        rows, columns = max(1, int(height * side)), max(1, int(width * side))
+        top, left = int(down * (height - rows + 1)), int(right * (width - columns + 1))
+        part = image[..., top : top + rows, left : left + columns]
+        resized = F.interpolate(part, size=(height, width), mode="bicubic", align_corners=False)
+        return resized.flip(-1) if flip < self.flip else resized

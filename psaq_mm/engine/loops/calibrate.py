@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from mmengine.runner import Runner
 from torch import nn
 
 from ...distillation import MicroBatch, calibrate
-from ...errors import QuantizationError, UsageError
+from ...errors import GenerationError, QuantizationError, UsageError
+from ...generation import RandomCrops
 from ...models import calibration_function
 from ...quantization import make_rounding
 from ...registry import LOOPS
@@ -22,16 +24,21 @@ class CalibrateLoop(StageLoop):
         images: Number of images; the whole pool if it has fewer.
         batch_size: Images per batch.
         rounding: Registered name of the rounding method of weights: ``'nearest'`` or ``'gptq'``.
+        crops: Random crops of every image, on which the student is calibrated too
+            (:class:`psaq_mm.generation.RandomCrops`).
 
     Raises:
-        UsageError: The rounding method is unknown.
+        UsageError: The rounding method is unknown, or the number of crops is negative.
     """
 
-    def __init__(self, runner: Runner, images: int = 32, batch_size: int = 8, rounding: str = "nearest") -> None:
+    def __init__(
+        self, runner: Runner, images: int = 32, batch_size: int = 8, rounding: str = "nearest", crops: int = 0
+    ) -> None:
         super().__init__(runner)
         try:
             self.rounding = make_rounding(rounding)
-        except QuantizationError as error:
+            self.crops = RandomCrops(crops)
+        except (QuantizationError, GenerationError) as error:
             raise UsageError(f"calibrate.{error}") from None
         self.images, self.batch_size = images, batch_size
         self.micro_batch = MicroBatch(self.events.warn)
@@ -39,9 +46,11 @@ class CalibrateLoop(StageLoop):
     def run(self) -> nn.Module:
         """Calibrate the student."""
         state, runner = self.state, self.runner
+        # Not the run's generator: the images of the later stages do not depend on the crops.
+        seeded = torch.Generator().manual_seed(state.seed)
         return calibrate(
             state.student,
-            state.pool.first(self.images),
+            self.crops(state.pool.first(self.images), seeded),
             calibration_function(runner.scope, state.teacher.model),
             self.batch_size,
             self.rounding,
