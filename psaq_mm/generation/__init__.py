@@ -26,6 +26,7 @@ __all__ = [
     "ImageStore",
     "NonFiniteLossError",
     "PatchSimilarityEntropy",
+    "RandomCrops",
     "RollFlip",
     "SamplePool",
     "View",

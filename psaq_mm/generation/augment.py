@@ -80,8 +80,8 @@ class RandomCrops:
     A crop has the aspect ratio of the image; its side relative to the image's is drawn uniformly from
     ``[smallest, 1]``, its place uniformly from all that fit.
 
-    Example: 32 images of 224 x 224 with ``count=2`` and ``smallest=0.5`` become 96 images of 224 x 224. The last 64 show
-    parts of 112 x 112 to 224 x 224 pixels.
+    Example: 32 images of 224 x 224 with ``count=2`` and ``smallest=0.5`` become 96 of this size. The last 64 show parts
+    of 112 x 112 to 224 x 224 pixels.
 
     Args:
         count: Crops of every image; 0 for none.
@@ -98,7 +98,7 @@ class RandomCrops:
 
     def __post_init__(self) -> None:
         if self.count < 0:
-            raise GenerationError(f"{self.count} crops: give 0 or more")
+            raise GenerationError(f"crops {self.count} must not be negative: give 0 for none")
         if not 0 < self.smallest <= 1:
             raise GenerationError(f"smallest {self.smallest} is not a relative size: give more than 0, at most 1")
         if not 0 <= self.flip <= 1:
@@ -114,7 +114,9 @@ class RandomCrops:
         Returns:
             ``((1 + count) * batch, channels, H, W)``.
         """
-        return torch.cat([images, *(self.crop(one, generator) for _ in range(self.count) for one in images.split(1))])
+        return torch.cat(
+            [images, *(self.crop(one, generator) for _ in range(self.count) for one in torch.split(images, 1))]
+        )
 
     def crop(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One random crop of one image ``(1, channels, H, W)``; same shape."""

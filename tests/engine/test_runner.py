@@ -275,6 +275,20 @@ def test_a_recipe_without_its_section(recipe):
         DFQRunner.from_cfg(cfg)
 
 
+def test_crops_change_the_ranges_and_not_the_samples(recipe):
+    runners = [
+        DFQRunner.from_cfg(recipe({"dfq.distill.cycles": 0, "dfq.calibrate.crops": crops})) for crops in (0, 2, 2)
+    ]
+    for runner in runners:
+        runner.train()
+    samples = [runner.pool.images for runner in runners]
+    assert torch.equal(samples[0], samples[1])
+    scales = [torch.cat([one.scale.flatten() for _, one in quantizers(runner.student)]) for runner in runners]
+    assert not torch.equal(scales[0], scales[1]) and torch.equal(scales[1], scales[2])
+    # MinMax over more images: no range is smaller
+    assert (scales[1] >= scales[0]).all()
+
+
 def test_gptq_rounds_otherwise_and_is_nearer_to_the_teacher(recipe):
     options = {"dfq.distill.cycles": 0, "dfq.quantization.weight_bits": 4}
     runners = [DFQRunner.from_cfg(recipe({**options, "dfq.calibrate.rounding": one})) for one in ("nearest", "gptq")]

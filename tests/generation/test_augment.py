@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from psaq_mm.generation import GenerationError, RollFlip, View
+from psaq_mm.generation import GenerationError, RandomCrops, RollFlip, View
 
 IMAGE = torch.arange(12.0).view(1, 1, 3, 4)
 
@@ -55,3 +55,42 @@ def test_extremes_of_the_flip_are_certain(flip: float) -> None:
 def test_settings_that_do_not_work_are_refused(arguments: dict) -> None:
     with pytest.raises(GenerationError):
         RollFlip(**arguments)
+
+
+RAMP = torch.arange(40.0).view(1, 1, 1, 40).expand(2, 3, 24, 40)
+
+
+def test_crops_follow_the_images() -> None:
+    found, again = (RandomCrops(2)(RAMP, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert found.shape == (6, 3, 24, 40)
+    assert torch.equal(found[:2], RAMP) and torch.equal(found, again)
+    assert len({str(one[0, 0].tolist()) for one in found[2:]}) == 4
+
+
+def test_no_crops_leave_the_images() -> None:
+    assert torch.equal(RandomCrops(0)(RAMP), RAMP)
+
+
+@pytest.mark.parametrize("smallest", [0.25, 0.5, 1.0])
+def test_crops_have_at_least_the_smallest_side(smallest: float) -> None:
+    crops = RandomCrops(100, smallest, flip=0)(RAMP[:1], torch.Generator().manual_seed(2))[1:, 0]
+    shown = crops[:, 0].max(1).values - crops[:, 0].min(1).values
+    # bicubic interpolation shows a little more or less of the ramp at its ends
+    assert shown.min() > 39 * smallest - 2 and shown.max() < 41
+    assert smallest == 1 or shown.max() - shown.min() > 39 * (1 - smallest) / 2
+    # inner columns ascend: resized, not shuffled, and without flip
+    assert (crops[:, 0, 2:-2].diff() > 0).all()
+
+
+def test_half_of_the_crops_are_flipped() -> None:
+    crops = RandomCrops(200)(RAMP[:1], torch.Generator().manual_seed(3))[1:, 0]
+    # four standard deviations of a fair coin's share in 200 draws
+    assert abs((crops[:, 0, 20] > crops[:, 0, 21]).float().mean() - 0.5) < 0.15
+
+
+@pytest.mark.parametrize(
+    "options", [{"count": -1}, {"smallest": 0}, {"smallest": 1.5}, {"flip": -0.1}], ids=lambda one: next(iter(one))
+)
+def test_crops_have_ranges(options: dict[str, float]) -> None:
+    with pytest.raises(GenerationError, match="give"):
+        RandomCrops(**options)
