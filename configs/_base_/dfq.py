@@ -29,7 +29,13 @@ dfq = dict(
             # V1's weight of 439 stands beside a sum over layers; this entropy is their mean.
             prior=dict(weight=50.0),
             keep_smoothness=True)),
-    calibrate=dict(type='psaq_mm.CalibrateLoop', images=32, batch_size=8, rounding='gptq', crops=2),
+    calibrate=dict(
+        type='psaq_mm.CalibrateLoop',
+        images=32,
+        batch_size=8,
+        # The method's usual 0.01 fits weights closely to the images of calibration, which are no photographs.
+        rounding=dict(type='gptq', damping=0.1),
+        crops=2),
     distill=dict(
         type='psaq_mm.DistillLoop',
         cycles=6,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmengine.runner import Runner
 from torch import nn
@@ -23,16 +25,22 @@ class CalibrateLoop(StageLoop):
         runner: The runner.
         images: Number of images; the whole pool if it has fewer.
         batch_size: Images per batch.
-        rounding: Registered name of the rounding method of weights: ``'nearest'`` or ``'gptq'``.
+        rounding: The rounding method of weights, ``'nearest'`` or ``'gptq'``, or a mapping of its ``type`` and options
+            (:func:`psaq_mm.quantization.make_rounding`).
         crops: Random crops of every image, on which the student is calibrated too
             (:class:`psaq_mm.generation.RandomCrops`).
 
     Raises:
-        UsageError: The rounding method is unknown, or the number of crops is negative.
+        UsageError: The rounding method or an option of it is unknown, or the number of crops is negative.
     """
 
     def __init__(
-        self, runner: Runner, images: int = 32, batch_size: int = 8, rounding: str = "nearest", crops: int = 0
+        self,
+        runner: Runner,
+        images: int = 32,
+        batch_size: int = 8,
+        rounding: str | dict[str, Any] = "nearest",
+        crops: int = 0,
     ) -> None:
         super().__init__(runner)
         try:

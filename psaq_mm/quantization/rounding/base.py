@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -76,10 +77,24 @@ ROUNDINGS: Registry[Rounding] = Registry("rounding", QuantizationError, __packag
 register_rounding = ROUNDINGS.register
 
 
-def make_rounding(name: str) -> Rounding:
-    """A new instance of the method registered as ``name``.
+def make_rounding(described: str | Mapping[str, Any]) -> Rounding:
+    """A new instance of a rounding method.
+
+    Example: ``make_rounding({"type": "gptq", "damping": 0.3})``.
+
+    Args:
+        described: The registered name, or a mapping of ``type``, the name, and the arguments of the method.
 
     Raises:
-        QuantizationError: No method is registered under the name; the message lists those that are.
+        QuantizationError: No method is registered under the name, or an argument is unknown or outside its range; the
+            message lists those that are known.
     """
-    return ROUNDINGS.get(name)()
+    options = dict(described) if isinstance(described, Mapping) else {"type": described}
+    method = ROUNDINGS.get(options.pop("type", ""))
+    known = list(inspect.signature(method).parameters)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise QuantizationError(
+            f"rounding {method.name!r} has no option {unknown[0]!r}: it has {', '.join(known) or 'no options'}"
+        )
+    return method(**options)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from psaq_mm.quantization import (
     ROUNDINGS,
+    GPTQRounding,
     QuantizationError,
     QuantLinear,
     Rounding,
@@ -59,9 +62,29 @@ def test_a_layer_without_inputs_is_rounded_to_the_nearest(name: str) -> None:
     assert torch.equal(layer.weight, weight)
 
 
-def test_unknown_names_are_refused() -> None:
-    with pytest.raises(QuantizationError, match="rounding 'up' is unknown: use one of gptq, nearest"):
-        make_rounding("up")
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        pytest.param("up", "rounding 'up' is unknown: use one of gptq, nearest", id="name"),
+        pytest.param(3, "rounding 3 is unknown", id="number"),
+        pytest.param({"damping": 0.1}, "rounding '' is unknown", id="no-type"),
+        pytest.param({"type": "gptq", "damp": 1}, "'gptq' has no option 'damp': it has damping", id="option"),
+        pytest.param(
+            {"type": "nearest", "damping": 1}, "'nearest' has no option 'damping': it has no options", id="none"
+        ),
+        pytest.param({"type": "gptq", "damping": 0}, "damping 0 of gptq must be positive", id="range"),
+    ],
+)
+def test_what_no_method_has_is_refused(described: Any, message: str) -> None:
+    with pytest.raises(QuantizationError, match=message):
+        make_rounding(described)
+
+
+def test_options_reach_the_method() -> None:
+    described = {"type": "gptq", "damping": 0.3}
+    rounding = make_rounding(described)
+    assert isinstance(rounding, GPTQRounding) and rounding.damping == 0.3
+    assert described == {"type": "gptq", "damping": 0.3}
 
 
 def test_a_registered_rounding_is_made_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
