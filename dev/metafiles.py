@@ -14,9 +14,10 @@ from psaq_mm.utils.records import is_record
 BITS = re.compile(r"_w(\d)a(\d)$")
 # The last part of the evaluators' keys, by task.
 TASKS = {
-    "Object Detection": ("bbox_mAP",),
+    # Agreement is that of boxes.
+    "Object Detection": ("bbox_mAP", "agreement"),
     "Instance Segmentation": ("segm_mAP",),
-    "Semantic Segmentation": ("mIoU",),
+    "Semantic Segmentation": ("mIoU", "agreement"),
     "Image Classification": ("top1", "agreement"),
 }
 MINE = ("FP", "psaq")

@@ -128,8 +128,8 @@ def caption(results: dict[str, Any]) -> str:
     stack = ", ".join(f"{name} {used[name]}" for name in ("torch", *hosts) if name in used)
     units: dict[str, list[str]] = {}
     for metric in metrics:
-        if metric.unit:
-            units.setdefault(metric.unit, []).append(metric.title)
+        if unit := metric.unit_beside(metrics):
+            units.setdefault(unit, []).append(metric.title)
     measured = (
         f"`{results['config']}`, {results['images']} evaluation images, {counted['quantized']} tensors quantized and "
         f"{counted['fp']} left FP"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class Metric:
         mean_digits: Decimals of a mean over seeds and of a difference; None for ``digits``.
         unit: Text that follows the title in a caption; empty if none is needed.
         host: The library of the evaluator; empty for our own metrics.
+        host_units: Replaces ``unit`` in tables with metrics of a library, for metrics that depend on the task.
     """
 
     title: str
@@ -22,6 +24,11 @@ class Metric:
     mean_digits: int | None = None
     unit: str = ""
     host: str = ""
+    host_units: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def unit_beside(self, others: Iterable[Metric]) -> str:
+        """The text that follows the title in the caption of a table with other metrics."""
+        return next((self.host_units[one.host] for one in others if one.host in self.host_units), self.unit)
 
     def show(self, figure: float, mean: bool = False, sign: str = "") -> str:
         """Format a value.
@@ -36,6 +43,13 @@ class Metric:
 
 
 PERCENT = "in percent, differences in points"
+# What AgreementHook compares, by the library of the table's other metrics.
+AGREEMENT = {
+    "mmpretrain": "is the share of images with the float model's top-1, " + PERCENT,
+    "mmseg": "is the share of pixels with the float model's class, " + PERCENT,
+    "mmdet": "is the F1 score of detections that match the float model's in label and box (IoU of at least 0.5, scores "
+    "of at least 0.3), " + PERCENT,
+}
 # By the last part of the evaluator's key. COCO's evaluation rounds to three digits; means over seeds have four.
 METRICS = {
     "mAP": Metric("AP", 3, 4, host="mmdet"),
@@ -44,7 +58,7 @@ METRICS = {
     "mIoU": Metric("mIoU", unit=PERCENT, host="mmseg"),
     "aAcc": Metric("pixel accuracy", unit=PERCENT, host="mmseg"),
     "top1": Metric("top-1", unit=PERCENT, host="mmpretrain"),
-    "agreement": Metric("agreement", unit="is the share of images with the float model's top-1, " + PERCENT),
+    "agreement": Metric("agreement", unit="with the float model, " + PERCENT, host_units=AGREEMENT),
     "kl": Metric("KL", 4, unit="is the divergence from the float model's class probabilities"),
 }
 

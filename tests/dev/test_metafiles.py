@@ -72,6 +72,17 @@ def test_figures_of_a_name(record, name, found):
     assert metafiles.figures(record, name, "Image Classification") == {}
 
 
+def test_agreement_stands_beside_box_ap(record):
+    for one in record["rows"][1:]:
+        one["metrics"]["float/agreement"] = 97.5
+    found = metafiles.figures(record, "demo/x_w4a8", "Object Detection")
+    assert list(found.items()) == [("FP box AP", 0.75), ("psaq box AP", 0.705), ("psaq agreement", 97.5)]
+    assert metafiles.figures(record, "demo/x_w4a8", "Instance Segmentation") == {
+        "FP mask AP": 0.7,
+        "psaq mask AP": 0.61,
+    }
+
+
 def test_the_record_with_most_rows_counts(record, tmp_path):
     short = {**record, "rows": record["rows"][:2]}
     for number, one in enumerate([short, record, short]):

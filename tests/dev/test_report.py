@@ -95,6 +95,42 @@ def test_agreement_with_the_float_model_has_columns_of_its_own(results, tmp_path
     assert ["fp32", "FP32", "0", "81.20", "-", "-", "0", "0"] in lines
 
 
+@pytest.mark.parametrize(
+    ("metrics", "heads", "note"),
+    [
+        (
+            {"coco/bbox_mAP": 0.5, "coco/segm_mAP": 0.4},
+            "W8A8 box AP | W8A8 mask AP | W8A8 agreement",
+            "; agreement is the F1 score of detections that match the float model's in label and box",
+        ),
+        (
+            {"aAcc": 81.0, "mIoU": 44.4},
+            "W8A8 pixel accuracy | W8A8 mIoU | W8A8 agreement",
+            "; agreement is the share of pixels with the float model's class, in percent",
+        ),
+        ({"own/mAP_of_mine": 0.5}, "W8A8 agreement", "; agreement with the float model, in percent"),
+    ],
+    ids=["detector", "segmentor", "unknown"],
+)
+def test_agreement_is_described_as_the_task_has_it(results, metrics, heads, note):
+    for one in results["rows"]:
+        compared = {} if one["arm"] == "fp32" else {"float/agreement": 97.5}
+        one["metrics"] = {**metrics, **compared}
+    text = report.report(results)
+    assert text.startswith(f"| arm | seeds | {heads} | W4A8") and note in text
+    assert "top-1" not in text and "| 97.50 |" in text
+
+
+def test_a_detectors_agreement_fits_the_terminal(results, tmp_path):
+    for one in results["rows"][1:]:
+        one["metrics"]["float/agreement"] = 97.5
+    path = tmp_path / "demo_run.json"
+    path.write_text(json.dumps(results))
+    printed = closing_table(path)
+    assert max(map(len, printed.splitlines())) <= 80 and "…" not in printed
+    assert all(head in printed for head in ("bbox_mAP", "segm_mAP", "agreement"))
+
+
 def test_without_the_arm_there_are_no_differences(results):
     results["rows"] = [one for one in results["rows"] if one["arm"] != "psaq"]
     assert "minus" not in report.report(results)

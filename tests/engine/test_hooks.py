@@ -14,9 +14,6 @@ from rich.console import Console
 from torch import nn
 
 from psaq_mm.engine import CycleLogHook, DFQRunner, ProgressHook, SamplesHook, StateHook
-from psaq_mm.engine.hooks import AgreementHook
-from psaq_mm.engine.hooks.agreement import ScoreCache
-from psaq_mm.errors import UsageError
 from psaq_mm.models import pixel_bounds
 from psaq_mm.visualization.samples import image_grid
 
@@ -209,77 +206,3 @@ def test_tensorboard_by_config(recipe):
     }
     assert terms | {"student/discrepancy", "student/discrepancy_grad"} <= set(found.Tags()["scalars"])
     assert "samples" in found.Tags()["images"]
-
-
-def predictions(*rows: list[float]) -> list[SimpleNamespace]:
-    return [SimpleNamespace(pred_score=torch.tensor(row)) for row in rows]
-
-
-class Teacher(torch.nn.Linear):
-    """A model that answers as it is told."""
-
-    def __init__(self, step, seed: int = 0) -> None:
-        torch.manual_seed(seed)
-        super().__init__(2, 2)
-        self.test_step = step
-
-
-def epoch(hook: AgreementHook, run: SimpleNamespace, *batches: list[SimpleNamespace]) -> dict[str, float]:
-    metrics = {"accuracy/top1": 50.0}
-    hook.before_test_epoch(run)
-    for index, outputs in enumerate(batches):
-        hook.after_test_iter(run, index, {"inputs": index}, outputs)
-    hook.after_test_epoch(run, metrics)
-    return metrics
-
-
-def test_agreement_and_divergence_are_means_over_all_images():
-    said = [predictions([0.5, 0.5, 0.0], [0.8, 0.1, 0.1]), predictions([0.2, 0.2, 0.6])]
-    run = runner(teacher=Teacher(lambda batch: said[batch["inputs"]]), bare_model=object)
-    metrics = epoch(AgreementHook(), run, predictions([0.6, 0.3, 0.1], [0.1, 0.8, 0.1]), predictions([0.2, 0.2, 0.6]))
-    first = 0.5 * np.log(0.5 / 0.6) + 0.5 * np.log(0.5 / 0.3)
-    second = 0.8 * np.log(8) + 0.1 * np.log(1 / 8)
-    assert metrics == {
-        "accuracy/top1": 50.0,
-        "float/agreement": pytest.approx(200 / 3),
-        # float32 scores
-        "float/kl": pytest.approx((first + second) / 3, rel=1e-6),
-    }
-
-
-def test_the_teacher_sees_an_image_once():
-    seen = []
-
-    def step(batch):
-        seen.append(batch["inputs"])
-        return predictions([0.9, 0.1])
-
-    outputs = [SimpleNamespace(pred_score=torch.tensor([0.6, 0.4]), img_path=f"{index}.png") for index in range(2)]
-    runs = [runner(teacher=Teacher(step, seed=seed), bare_model=object) for seed in (1, 1, 2)]
-    results = [epoch(AgreementHook(), run, outputs[:1], outputs[1:]) for run in runs]
-    # two images, twice: the second run's teacher has the first one's weights
-    assert seen == [0, 1, 0, 1]
-    assert results[0] == results[1] == results[2]
-
-
-def test_the_float_model_is_not_compared_with_itself():
-    teacher = Teacher(pytest.fail)
-    run = runner(teacher=teacher, bare_model=lambda: teacher)
-    assert epoch(AgreementHook(), run, predictions([1.0, 0.0])) == {"accuracy/top1": 50.0}
-
-
-def test_agreement_needs_class_scores():
-    with pytest.raises(UsageError, match="class scores of classifiers"):
-        epoch(AgreementHook(), runner(teacher=Teacher(pytest.fail), bare_model=object), [SimpleNamespace()])
-
-
-def test_the_cache_holds_one_teacher_and_a_limited_number_of_scores():
-    scores = torch.tensor([[0.9, 0.1], [0.2, 0.8]], dtype=torch.float64)
-    cache = ScoreCache(limit=3 * 16)
-    cache.add("first", ["a.png", "b.png"], scores)
-    cache.add("first", ["c.png", "d.png"], scores)
-    assert torch.equal(cache.find("first", ["b.png", "c.png"]), scores[[1, 0]])
-    assert cache.find("first", ["c.png", "d.png"]) is None
-    cache.add("second", ["a.png", None], scores)
-    assert cache.find("first", ["a.png"]) is None and cache.find("second", ["b.png"]) is None
-    assert torch.equal(cache.find("second", ["a.png"]), scores[:1]) and cache.find("second", [None]) is None
