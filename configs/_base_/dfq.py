@@ -33,8 +33,8 @@ dfq = dict(
         type='psaq_mm.CalibrateLoop',
         images=32,
         batch_size=8,
-        # The method's usual 0.01 fits weights closely to the images of calibration, which are no photographs.
-        rounding=dict(type='gptq', damping=0.1),
+        # In generated images, channels vary together in another way than in photographs.
+        rounding=dict(type='gptq', shrinkage=0.1),
         crops=2),
     distill=dict(
         type='psaq_mm.DistillLoop',

@@ -80,7 +80,7 @@ register_rounding = ROUNDINGS.register
 def make_rounding(described: str | Mapping[str, Any]) -> Rounding:
     """A new instance of a rounding method.
 
-    Example: ``make_rounding({"type": "gptq", "damping": 0.3})``.
+    Example: ``make_rounding({"type": "gptq", "shrinkage": 0.3})``.
 
     Args:
         described: The registered name, or a mapping of ``type``, the name, and the arguments of the method.

@@ -68,11 +68,14 @@ def test_a_layer_without_inputs_is_rounded_to_the_nearest(name: str) -> None:
         pytest.param("up", "rounding 'up' is unknown: use one of gptq, nearest", id="name"),
         pytest.param(3, "rounding 3 is unknown", id="number"),
         pytest.param({"damping": 0.1}, "rounding '' is unknown", id="no-type"),
-        pytest.param({"type": "gptq", "damp": 1}, "'gptq' has no option 'damp': it has damping", id="option"),
+        pytest.param(
+            {"type": "gptq", "damp": 1}, "'gptq' has no option 'damp': it has damping, shrinkage", id="option"
+        ),
         pytest.param(
             {"type": "nearest", "damping": 1}, "'nearest' has no option 'damping': it has no options", id="none"
         ),
-        pytest.param({"type": "gptq", "damping": 0}, "damping 0 of gptq must be positive", id="range"),
+        pytest.param({"type": "gptq", "damping": 0}, "damping 0 of gptq must be positive", id="damping"),
+        pytest.param({"type": "gptq", "shrinkage": 1.5}, "shrinkage 1.5 of gptq is not a share", id="shrinkage"),
     ],
 )
 def test_what_no_method_has_is_refused(described: Any, message: str) -> None:
@@ -81,10 +84,10 @@ def test_what_no_method_has_is_refused(described: Any, message: str) -> None:
 
 
 def test_options_reach_the_method() -> None:
-    described = {"type": "gptq", "damping": 0.3}
+    described = {"type": "gptq", "shrinkage": 0.3}
     rounding = make_rounding(described)
-    assert isinstance(rounding, GPTQRounding) and rounding.damping == 0.3
-    assert described == {"type": "gptq", "damping": 0.3}
+    assert isinstance(rounding, GPTQRounding) and rounding.shrinkage == 0.3 and rounding.damping == 0.01
+    assert described == {"type": "gptq", "shrinkage": 0.3}
 
 
 def test_a_registered_rounding_is_made_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,3 +143,19 @@ def test_collecting_again_starts_anew() -> None:
     with torch.no_grad(), collect_hessians(layer) as hessians:
         layer(x)
     assert torch.equal(rounding.hessians[layer], hessians[layer]) and not layer._forward_pre_hooks
+
+
+def test_shrinkage_leads_to_the_nearest_integers() -> None:
+    layer, x = QuantLinear.from_module(nn.Linear(24, 6).eval(), weight_spec(4), activation_spec(8)), correlated(300, 24)
+    with torch.no_grad(), calibrating(layer):
+        layer(x)
+    with torch.no_grad(), collect_hessians(layer) as hessians:
+        layer(x)
+    found = {}
+    for shrinkage in (0.0, 0.1, 1.0):
+        one = copy.deepcopy(layer)
+        round_weights({one: hessians[layer]}, shrinkage=shrinkage)
+        found[shrinkage] = integers(one)
+    assert torch.equal(found[1.0], integers(layer))
+    changed = [int((found[one] != found[1.0]).sum()) for one in (0.0, 0.1)]
+    assert changed[0] > 0 and changed[1] > 0 and not torch.equal(found[0.0], found[0.1])
