@@ -17,6 +17,4 @@ dfq = dict(
         generator_images=16,
         generator=dict(warmup=5, micro_batch=4),
         student_steps=100,
-        batch_size=4,
-        # Trained for long on much data, these weights want smaller steps than the demo's.
-        relative_lr=dict(weight=3e-4, bias=5e-5, scale=1e-3)))
+        batch_size=4))

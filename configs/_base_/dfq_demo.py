@@ -5,7 +5,7 @@ _base_ = './dfq.py'
 dfq = dict(
     quantization=dict(softmax_granularity='per_tensor'),
     calibrate=dict(rounding='nearest', crops=0),
-    distill=dict(held_out=0),
+    distill=dict(cycles=6, held_out=0, relative_lr=dict(weight=3e-3, bias=5e-4, scale=1e-2)),
     by_bits=dict(
         _delete_=True,
         w6a6=dict(quantization=dict(activation_observer='percentile')),

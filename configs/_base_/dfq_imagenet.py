@@ -20,6 +20,4 @@ dfq = dict(
         generator=dict(warmup=5, micro_batch=32),
         student_steps=100,
         batch_size=32,
-        # Trained for long on much data, these weights want smaller steps than the demo's.
-        relative_lr=dict(weight=3e-4, bias=5e-5, scale=1e-3),
         distill_on='blocks'))

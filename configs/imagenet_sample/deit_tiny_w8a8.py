@@ -23,7 +23,7 @@ dfq = dict(
     generate=dict(images=32, batch_size=16, steps=70, generator=dict(lr=0.2, warmup=7, micro_batch=16)),
     calibrate=dict(images=32, batch_size=8),
     distill=dict(
-        cycles=4,
+        cycles=0,
         generator_steps=10,
         generator_images=8,
         fresh=0.0,

@@ -13,6 +13,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..distillation import CycleSettings
 from ..errors import UsageError
 from .recipe import recipe_of
 
@@ -77,6 +78,9 @@ def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: 
     options = cfg.dfq
     options.arm = arm
     first, distill = options.generate, options.distill
+    if chosen.student:
+        # A recipe that stops after calibration does not say how long these arms train.
+        distill.cycles = distill.get("cycles") or CycleSettings.cycles
     total = first["images"] + (distill["cycles"] * distill["generator_images"] if chosen.student else 0)
     size = first["image_size"]
     if chosen.images == "psaq":
@@ -96,6 +100,14 @@ def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: 
     if not chosen.competes:
         distill.competition = 0.0
     return cfg
+
+
+def arm_of(recipe: dict[str, Any]) -> str:
+    """The arm that a recipe runs on generated images: its ``arm`` if an ablation set it, else by its cycles."""
+    distill = recipe.get("distill") or {}
+    trains = distill.get("cycles", CycleSettings.cycles) > 0
+    competes = distill.get("competition", CycleSettings.competition) > 0
+    return recipe.get("arm") or ("psaq" if trains and competes else "psaq-b0" if trains else "psaq-calib")
 
 
 def real_dataset(cfg: Config) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ..models import named
 from ..utils.memory import peak_memory_mib, reset_peak_memory
+from .arms import arm_of
 from .results import Results, Row, results_table
 from .runner import DFQRunner
 
@@ -67,7 +68,7 @@ class Job:
         bits = f"W{runner.policy.weight_bits}A{runner.policy.activation_bits}"
         self.say(f"quantizing to {bits}, scheme {runner.policy.scheme}, scope {runner.scope}, without data")
         runner.seconds.pop("evaluate", None)
-        row = Row(runner.options.get("arm", "psaq"), runner.policy.weight_bits, runner.policy.activation_bits, fp.seed)
+        row = Row(arm_of(runner.options), runner.policy.weight_bits, runner.policy.activation_bits, fp.seed)
         self.results.rows.append(row)
         runner.register_hook(RecordHook(self, row), priority="VERY_LOW")
         runner.train()

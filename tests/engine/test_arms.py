@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from psaq_mm.engine.arms import ARMS, configure, real_dataset
+from psaq_mm.distillation import CycleSettings
+from psaq_mm.engine.arms import ARMS, arm_of, configure, real_dataset
 from psaq_mm.errors import UsageError
 
 SAMPLES = Path("samples.pth")
@@ -33,6 +34,26 @@ def test_the_arms_differ_as_their_names_say(recipe):
     assert chosen["psaq"].distill.competition > 0 == chosen["psaq-b0"].distill.competition
     assert chosen["psaq-b0"].distill.generator_steps == chosen["psaq"].distill.generator_steps
     assert chosen["real"].distill.generator_steps == 0
+
+
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if ARMS[arm].student])
+def test_arms_with_student_steps_train_where_the_recipe_does_not(recipe, arm):
+    cfg = configure(recipe({"dfq.distill.cycles": 0}), arm, (4, 8), 0, SAMPLES)
+    assert cfg.dfq.distill.cycles == CycleSettings().cycles == 6
+
+
+@pytest.mark.parametrize(
+    ("chosen", "arm"),
+    [
+        pytest.param({"distill": {"cycles": 0}}, "psaq-calib", id="calibration"),
+        pytest.param({"distill": {"cycles": 2, "competition": 0.0}}, "psaq-b0", id="no-competition"),
+        pytest.param({"distill": {"cycles": 2}}, "psaq", id="competition"),
+        pytest.param({}, "psaq", id="no-section"),
+        pytest.param({"arm": "real-calib", "distill": {"cycles": 0}}, "real-calib", id="set-by-the-ablation"),
+    ],
+)
+def test_a_recipe_is_named_by_what_it_runs(chosen, arm):
+    assert arm_of(chosen) == arm
 
 
 def test_bits_and_seed_are_set(recipe):
