@@ -53,7 +53,15 @@ class Instrument:
 
 INSTRUMENTS = (
     Instrument("configs/demo/upernet_deit_nano_w8a8.py", options=("test_dataloader.dataset.images=60",)),
-    Instrument("configs/nuclei/mask_rcnn_swin_nano_w8a8.py", needs=("NUCLEI_ROOT",), bits=("w4a4",)),
+    *(
+        Instrument(
+            f"configs/nuclei/{name}_deit_tiny_w8a8.py",
+            needs=("NUCLEI_ROOT",),
+            options=("test_dataloader.dataset.indices=60", "dfq.generate.images=16"),
+            bits=("w4a4",),
+        )
+        for name in ("mask_rcnn", "upernet")
+    ),
     Instrument(
         "configs/imagenet_sample/deit_tiny_w8a8.py",
         needs=("IMAGENET_SAMPLE_ROOT", "DEIT_TINY"),
