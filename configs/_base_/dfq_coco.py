@@ -12,7 +12,6 @@ dfq = dict(
         generator=dict(warmup=30, micro_batch=4)),
     calibrate=dict(images=64, batch_size=4),
     distill=dict(
-        cycles=10,
         generator_steps=30,
         generator_images=16,
         generator=dict(warmup=5, micro_batch=4),

@@ -20,13 +20,5 @@ val_dataloader = test_dataloader
 real_images = dict(indices=list(range(0, 1000, 8)), test_mode=True, **sample)
 
 dfq = dict(
-    generate=dict(images=32, batch_size=16, steps=70, generator=dict(lr=0.2, warmup=7, micro_batch=16)),
-    calibrate=dict(images=32, batch_size=8),
-    distill=dict(
-        cycles=0,
-        generator_steps=10,
-        generator_images=8,
-        fresh=0.0,
-        generator=dict(lr=0.2, warmup=1, micro_batch=16),
-        student_steps=15,
-        batch_size=16))
+    generate=dict(steps=70, generator=dict(warmup=7)),
+    distill=dict(generator_steps=10, generator_images=8, fresh=0.0, student_steps=15, batch_size=16))

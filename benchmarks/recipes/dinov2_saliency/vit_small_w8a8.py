@@ -73,14 +73,6 @@ real_images = dict(
 )
 
 dfq = dict(
-    generate=dict(
-        images=16, image_size=(224, 224), batch_size=16, steps=40, generator=dict(lr=0.2, warmup=4, micro_batch=16)
-    ),
-    distill=dict(
-        cycles=0,
-        generator_images=4,
-        generator=dict(lr=0.2, warmup=1),
-        relative_lr=dict(weight=3e-4, bias=5e-5, scale=1e-3),
-        distill_on="blocks",
-    ),
+    generate=dict(images=16),
+    distill=dict(generator_images=4, distill_on="blocks"),
 )

@@ -25,6 +25,7 @@ import torch
 from mmengine.config import Config
 from torch.utils.data import DataLoader
 
+from ...distillation import CycleSettings
 from ...utils.atomic_files import save_json
 from ..arms import configure
 from ..dataset_checks import build_test_loop, needed
@@ -78,7 +79,8 @@ class Pace:
 def image_steps(distill: dict[str, int]) -> int:
     """Images times steps of a cycle stage: those of the generator and those of the student."""
     generator = distill["generator_steps"] * distill["generator_images"]
-    return distill["cycles"] * (generator + distill["student_steps"] * distill["batch_size"])
+    # The arm trains, also where the recipe does not.
+    return (distill["cycles"] or CycleSettings.cycles) * (generator + distill["student_steps"] * distill["batch_size"])
 
 
 def device_name() -> str:

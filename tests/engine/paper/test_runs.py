@@ -181,15 +181,15 @@ def test_a_broken_record_is_not_overwritten(tmp_path):
 
 
 def test_the_estimate_counts_images_and_steps(tmp_path, monkeypatch):
-    """A second for everything: 256 images in 300 steps, 64 of calibration, the cycles, and the test images."""
+    """A second for everything: 32 images in 40 steps, 32 of calibration, six cycles, and the test images."""
     monkeypatch.setattr(runs, "measured_pace", lambda cfg, bits, folder: PACE)
     launch = FakeRuns()
     table = make(tmp_path, launch, rows=["deit_tiny_timm"], seeds=(0, 1))
-    row = 64 + 10 * (30 * 32 + 100 * 32) + 2 * 6
-    assert table.estimate() == {"deit_tiny_timm": 2 * 256 * 300 + 4 * row + 6}
+    row = 32 + 6 * (6 * 32 + 100 * 32) + 2 * 6
+    assert table.estimate() == {"deit_tiny_timm": 2 * 32 * 40 + 4 * row + 6}
     launch(table.command(table.models[0], "w8a8", 0))
     (tmp_path / "deit_tiny_timm" / "samples_seed0.pth").touch()
-    assert table.estimate() == {"deit_tiny_timm": 256 * 300 + 3 * row}
+    assert table.estimate() == {"deit_tiny_timm": 32 * 40 + 3 * row}
 
 
 def test_every_model_that_does_not_fit_is_named(tmp_path, monkeypatch):
@@ -230,9 +230,9 @@ def test_a_pilot_has_the_proportions_of_the_recipe(name, tmp_path):
     full = cfg.dfq.distill
 
     def share(distill) -> float:
-        return distill.generator_steps * distill.generator_images * distill.cycles / image_steps(distill)
+        return distill.generator_steps * distill.generator_images * (distill.cycles or 6) / image_steps(distill)
 
-    # whole steps: 2 : 6 for 960 : 3200, and 2 : 2 for 480 : 400
+    # whole steps: 2 : 34 for 192 : 3200, and 2 : 2 for 480 : 400
     assert share(short) == pytest.approx(share(full), abs=0.06) and image_steps(short) < image_steps(full) / 100
 
 
