@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from dev.report import headline, read_results, values
+from dev.report import headline, main_arm, read_results, values
 from psaq_mm.visualization.record_tables import markdown
 
 
@@ -18,25 +18,25 @@ class Task:
         title: The task, the model and the data.
         record: The name of the record.
         figure: The last part of the evaluator's key, such as ``bbox_mAP``.
-        arm: The arm of the quantized model.
     """
 
     title: str
     record: str
     figure: str
-    arm: str = "psaq"
 
 
 TASKS = (
-    Task("Classification: DeiT-T, sample of ImageNet", "imagenet_deit_tiny", "top1", "psaq-calib"),
-    Task("Saliency: DINOv2-S, agreement with the float model", "dinov2_saliency", "mIoU", "psaq-calib"),
+    Task("Classification: DeiT-T, sample of ImageNet", "imagenet_deit_tiny", "top1"),
+    Task("Saliency: DINOv2-S, agreement with the float model", "dinov2_saliency", "mIoU"),
+    Task("Instance segmentation: Mask R-CNN with DeiT-T, nuclei", "nuclei_mask_rcnn_deit", "segm_mAP"),
+    Task("Semantic segmentation: UPerNet with DeiT-T, nuclei", "nuclei_upernet_deit", "mIoU"),
     Task("Instance segmentation: Mask R-CNN with a small Swin, nuclei", "nuclei_mask_rcnn", "segm_mAP"),
     Task("Detection: Mask R-CNN with a small Swin, drawn scenes", "demo_mask_rcnn", "bbox_mAP"),
     Task("Semantic segmentation: UPerNet with a small DeiT, drawn scenes", "demo_upernet", "mIoU"),
     Task("Semantic segmentation: UPerNet with a small Swin, drawn scenes", "demo_upernet_swin", "mIoU"),
     Task("Classification: a small DeiT, drawn objects", "demo_classifier", "top1"),
 )
-# Heading, arm of the comparison (None: the task's), weight and activation bits.
+# Heading, arm (None: the record's main one), weight and activation bits.
 COLUMNS: tuple[tuple[str, str | None, tuple[int, int]], ...] = (
     ("FP32", "fp32", (32, 32)),
     ("W8A8", None, (8, 8)),
@@ -63,7 +63,7 @@ def headline_table(folder: Path) -> str:
         key, metric = next(found)
         cells = []
         for _, arm, bits in COLUMNS:
-            figures = values(results, arm or task.arm, bits, key)
+            figures = values(results, arm or main_arm(results), bits, key)
             # The digits of one figure: no cell shows an error that would give more digits a meaning.
             cells.append(metric.show(statistics.fmean(figures)) if figures else "-")
         rows.append([task.title, metric.title, *cells])

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dev.report import headline, read_results, values
+from dev.report import headline, main_arm, read_results, values
 from psaq_mm.utils.records import is_record
 
 BITS = re.compile(r"_w(\d)a(\d)$")
@@ -21,8 +21,6 @@ TASKS = {
     "Image Classification": ("top1", "agreement"),
 }
 MINE = ("FP", "psaq")
-# What a recipe may run. Its record has the most seeds of what it does run; of equally many, training counts.
-ARMS = ("psaq", "psaq-calib")
 
 
 def family(name: str) -> str:
@@ -57,12 +55,12 @@ def figures(results: dict[str, Any], name: str, task: str) -> dict[str, float]:
     metrics = {key: m for key, m in headline(results).items() if key.rpartition("/")[2] in TASKS[task]}
     bits = BITS.search(name)
     found: dict[str, float] = {}
-    for arms, called in zip((("fp32",), ARMS), MINE, strict=True):
-        if arms == ARMS and bits is None:
+    for arm, called in zip(("fp32", main_arm(results)), MINE, strict=True):
+        if arm != "fp32" and bits is None:
             continue
         width = (int(bits[1]), int(bits[2])) if bits else (32, 32)
         for key, metric in metrics.items():
-            measured = max((values(results, arm, width, key) for arm in arms), key=len)
+            measured = values(results, arm, width, key)
             if measured:
                 mean = statistics.fmean(measured)
                 found[f"{called} {metric.title}"] = float(metric.show(mean, mean=len(measured) > 1))

@@ -13,6 +13,9 @@ from psaq_mm.errors import PSAQError
 from psaq_mm.utils.metrics import Metric, metric_of
 from psaq_mm.visualization.record_tables import markdown
 
+# Generated images, with training and without.
+MAIN_ARMS = ("psaq", "psaq-calib")
+
 
 def read_results(path: Path) -> dict[str, Any]:
     """A record of schema 1.
@@ -103,8 +106,17 @@ def main_table(results: dict[str, Any]) -> str:
     return markdown(["arm", "seeds", *heads(results)], rows)
 
 
-def difference_table(results: dict[str, Any], arm: str = "psaq") -> str:
-    """An arm's mean minus each other arm's, in the figure's own unit; empty where the arm has no rows."""
+def main_arm(results: dict[str, Any]) -> str:
+    """What the recipe of a record runs, training or calibration alone: of both, the arm with more rows.
+
+    Of equally many, training counts.
+    """
+    return max(MAIN_ARMS, key=lambda arm: sum(row["arm"] == arm for row in results["rows"]))
+
+
+def difference_table(results: dict[str, Any]) -> str:
+    """The main arm's mean minus each other arm's, in the figure's own unit; empty where the arm has no rows."""
+    arm = main_arm(results)
     if arm not in arms(results):
         return ""
     rows = []

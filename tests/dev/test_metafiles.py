@@ -72,8 +72,8 @@ def test_figures_of_a_name(record, name, found):
     assert metafiles.figures(record, name, "Image Classification") == {}
 
 
-@pytest.mark.parametrize(("seeds", "found"), [(1, 0.705), (2, 0.705), (3, 0.68)], ids=["fewer", "as-many", "more"])
-def test_the_arm_with_most_seeds_is_the_recipes(record, seeds, found):
+@pytest.mark.parametrize(("seeds", "found"), [(2, 0.705), (3, 0.705), (4, 0.68)], ids=["fewer", "as-many", "more"])
+def test_the_arm_with_most_rows_is_the_recipes(record, seeds, found):
     record["rows"] += [row("psaq-calib", 4, 8, seed, 0.68, 0.6) for seed in range(seeds)]
     assert metafiles.figures(record, "demo/x_w4a8", "Object Detection")["psaq box AP"] == found
 
