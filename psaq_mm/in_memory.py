@@ -226,12 +226,12 @@ def run(
     settings = CycleSettings(**distill)
     outputs = output_function(options["distill_on"] or "backbone", teacher)
     discrepancy, crops = Discrepancy(**(options["discrepancy"] or {})), RandomCrops(calibration.get("crops", 0))
+    rounding = make_rounding(calibration.get("rounding", "nearest"))
     improver = ImageGenerator(frozen, source.generator, seed, events.warn, **(options["generator"] or {}))
     count, start = recipe.generate.images, first.get("start", "fractal")
     batch, steps = first.get("batch_size", 16), first.get("steps", 100)
     pool.add(generate(source, generator, MemoryStore(), count, size, start, batch, steps, events=events), tag="first")
     images = crops(pool.first(recipe.calibrate.get("images", 32)), torch.Generator().manual_seed(seed))
-    rounding = make_rounding(calibration.get("rounding", "nearest"))
     calibrate(student, images, backbone_outputs, calibration.get("batch_size", 8), rounding, events=events)
     TeacherStudentCycle(source, student, pool, outputs, discrepancy, settings, improver, events=events).run()
     with recording_sqnr(student), torch.no_grad():

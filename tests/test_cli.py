@@ -51,7 +51,7 @@ PATTERN = [{"pattern": "backbone.stages.7", "bits": 4}]
         ({"dfq.generate": 3}, ["dfq.generate is not valid"]),
         ({"dfq.calibrate.batch": 3}, ["dfq.calibrate is not valid", "batch"]),
         ({"dfq.calibrate.rounding": "up"}, ["calibrate.rounding 'up' is unknown: use one of gptq, nearest"]),
-        ({"dfq.calibrate.crops": -1}, ["calibrate.crops -1 must not be negative: give 0 for none"]),
+        ({"dfq.calibrate.crops": -1}, ["calibrate.crops -1 is not a whole number of at least 0: give 0 for none"]),
         ({"dfq.generate.image_size": (64, 64, 3)}, ["image_size (64, 64, 3) is no size", "height and width"]),
         ({"dfq.generate.image_size": 0}, ["image_size 0 is no size"]),
         ({"dfq.distill.cycles": -1}, ["must not be negative"]),

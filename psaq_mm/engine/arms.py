@@ -78,10 +78,9 @@ def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: 
     options = cfg.dfq
     options.arm = arm
     first, distill = options.generate, options.distill
-    if chosen.student:
-        # A recipe that stops after calibration does not say how long these arms train.
-        distill.cycles = distill.get("cycles") or CycleSettings.cycles
-    total = first["images"] + (distill["cycles"] * distill["generator_images"] if chosen.student else 0)
+    # A recipe that stops after calibration does not say how long the arms with a student train.
+    distill.cycles = (distill.get("cycles") or CycleSettings.cycles) if chosen.student else 0
+    total = first["images"] + distill.cycles * distill.get("generator_images", CycleSettings.generator_images)
     size = first["image_size"]
     if chosen.images == "psaq":
         first.samples = str(samples)
@@ -93,8 +92,6 @@ def configure(cfg: Config, arm: str, bits: tuple[int, int], seed: int, samples: 
         if dataset is None:
             raise UsageError(f"arm {arm} needs real images: set real_images in the config to a data set for training")
         options.generate = {"type": "psaq_mm.RealImagesLoop", "images": total, "image_size": size, "dataset": dataset}
-    if not chosen.student:
-        distill.cycles = 0
     if not chosen.generator:
         distill.generator_steps = 0
     if not chosen.competes:

@@ -97,8 +97,8 @@ class RandomCrops:
     flip: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.count < 0:
-            raise GenerationError(f"crops {self.count} must not be negative: give 0 for none")
+        if not isinstance(self.count, int) or self.count < 0:
+            raise GenerationError(f"crops {self.count!r} is not a whole number of at least 0: give 0 for none")
         if not 0 < self.smallest <= 1:
             raise GenerationError(f"smallest {self.smallest} is not a relative size: give more than 0, at most 1")
         if not 0 <= self.flip <= 1:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -89,8 +91,10 @@ def test_half_of_the_crops_are_flipped() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"count": -1}, {"smallest": 0}, {"smallest": 1.5}, {"flip": -0.1}], ids=lambda one: next(iter(one))
+    "options",
+    [{"count": -1}, {"count": 1.5}, {"count": "2"}, {"smallest": 0}, {"smallest": 1.5}, {"flip": -0.1}],
+    ids=str,
 )
-def test_crops_have_ranges(options: dict[str, float]) -> None:
+def test_crops_have_ranges(options: dict[str, Any]) -> None:
     with pytest.raises(GenerationError, match="give"):
         RandomCrops(**options)

@@ -81,7 +81,7 @@ def test_a_classifiers_rows_from_check_to_table(in_this_process, tmp_path):
     arguments = [*stand_in(name, tmp_path), "--rows", name, "--gpus", "0", "--cfg-options", *SHORT, *TINY[name]]
     checked = in_this_process("--check", *arguments)
     assert checked.code == 0, checked.err
-    assert "2 rows, about" in checked.out and "an estimate from" in checked.out and "meant for a GPU" in checked.out
+    assert "2 rows, about" in checked.out and "an estimate from" in checked.out and "GPU is many times" in checked.out
     assert not (tmp_path / "work" / "paper_table.json").exists()
     done = in_this_process(*arguments)
     assert done.code == 0, done.err

@@ -123,8 +123,9 @@ class BoxComparison(Comparison):
         agreement = 100 * F1 = 100 * 2 * matches / (n_float + n_evaluated)   per cent
 
     over the detections of all images with a score of at least 0.3. In the order of falling score, each detection of the
-    evaluated model is matched with the float model's detection of the same label that has the largest IoU, if that is
-    at least 0.5 and no earlier one took it. Where neither model detects anything in any image, the agreement is 100.
+    evaluated model is matched with a detection of the float model that has the same label and is not matched yet: the
+    one with the largest IoU, if that is at least 0.5. Where neither model detects anything in any image, the agreement
+    is 100.
 
     Example: The float model finds a cat and a dog, the evaluated model the cat and a chair: one match, F1 = 2 / 4.
     """

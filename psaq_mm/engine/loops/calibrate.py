@@ -31,7 +31,7 @@ class CalibrateLoop(StageLoop):
             (:class:`psaq_mm.generation.RandomCrops`).
 
     Raises:
-        UsageError: The rounding method or an option of it is unknown, or the number of crops is negative.
+        UsageError: The rounding method or an option of it is unknown, or ``crops`` is not a number of crops.
     """
 
     def __init__(

@@ -179,7 +179,7 @@ class PaperTable:
             soft_wrap=True,
         )
         if not self.gpus:
-            self.console.print("[bold]psaq_mm[/] the recipes are meant for a GPU, which is many times as fast")
+            self.console.print("[bold]psaq_mm[/] a GPU is many times as fast")
 
     def run(self, seconds: dict[str, float]) -> Path:
         """Run the missing rows; a row that fails does not stop the others.

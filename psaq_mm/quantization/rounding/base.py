@@ -86,8 +86,8 @@ def make_rounding(described: str | Mapping[str, Any]) -> Rounding:
         described: The registered name, or a mapping of ``type``, the name, and the arguments of the method.
 
     Raises:
-        QuantizationError: No method is registered under the name, or an argument is unknown or outside its range; the
-            message lists those that are known.
+        QuantizationError: No method is registered under the name, or an argument is unknown, missing, of another type
+            or outside its range; the message lists the known names.
     """
     options = dict(described) if isinstance(described, Mapping) else {"type": described}
     method = ROUNDINGS.get(options.pop("type", ""))
@@ -97,4 +97,7 @@ def make_rounding(described: str | Mapping[str, Any]) -> Rounding:
         raise QuantizationError(
             f"rounding {method.name!r} has no option {unknown[0]!r}: it has {', '.join(known) or 'no options'}"
         )
-    return method(**options)
+    try:
+        return method(**options)
+    except TypeError as error:
+        raise QuantizationError(f"rounding {method.name!r} cannot be made ({error}): correct its options") from None

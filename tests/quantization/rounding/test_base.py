@@ -76,6 +76,7 @@ def test_a_layer_without_inputs_is_rounded_to_the_nearest(name: str) -> None:
         ),
         pytest.param({"type": "gptq", "damping": 0}, "damping 0 of gptq must be positive", id="damping"),
         pytest.param({"type": "gptq", "shrinkage": 1.5}, "shrinkage 1.5 of gptq is not a share", id="shrinkage"),
+        pytest.param({"type": "gptq", "shrinkage": "0.1"}, "'gptq' cannot be made .*'str'", id="another-type"),
     ],
 )
 def test_what_no_method_has_is_refused(described: Any, message: str) -> None:
