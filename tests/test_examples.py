@@ -27,7 +27,7 @@ def test_the_quickstart_runs(tmp_path, monkeypatch):
     metrics = found["result"].metrics
     assert metrics["float"]["accuracy/top1"] == 95.0
     assert metrics["quantized"]["accuracy/top1"] > 93
-    assert found["stages"] == ["generate: 4 steps", "calibrate: 2 steps", "distill: 4 steps"]
+    assert found["stages"] == ["generate: 4 steps", "calibrate: 6 steps", "distill: 4 steps"]
     assert (tmp_path / "quantized" / "quantized.py").is_file() and (tmp_path / "classifier.onnx").is_file()
 
 
