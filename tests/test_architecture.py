@@ -22,6 +22,7 @@ RANKS = {
     "quantization": 2,
     "generation": 2,
     "distillation": 3,
+    "analysis": 4,
     "models": 4,
     "datasets": 4,
     "deployment": 5,

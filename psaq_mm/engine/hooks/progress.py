@@ -18,6 +18,7 @@ TITLES = {
     "calibrate": "calibrating",
     "distill": "teacher-student cycle",
     "evaluate": "evaluating",
+    "analyze": "measuring sensitivities",
 }
 
 

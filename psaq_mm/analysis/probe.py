@@ -1,0 +1,111 @@
+"""A quantized network in which any selection of its tensors is quantized, and all others are in floating point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ..quantization import QuantizedLayer, freeze, quantizers
+
+SUFFIX = "_quantizer"
+
+
+@dataclass(frozen=True)
+class ProbedTensor:
+    """A tensor with a quantizer.
+
+    Attributes:
+        layer: Name of the layer in the network.
+        tensor: ``'weight'``, ``'input'``, for the operands of an attention product ``'left'`` and ``'right'``, or
+            another name that the layer gives its quantizer.
+        bits: Bits of the quantizer.
+        parameters: Number of values of a weight; 0 for activations.
+    """
+
+    layer: str
+    tensor: str
+    bits: int
+    parameters: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Layer and tensor, which are the same at every bit width."""
+        return self.layer, self.tensor
+
+
+def probed_tensors(network: nn.Module) -> tuple[ProbedTensor, ...]:
+    """The tensors with a quantizer, in the order of the network's modules."""
+    tensors = []
+    for path, quantizer in quantizers(network):
+        layer, tensor = key_of(path)
+        parameters = network.get_parameter(f"{layer}.weight").numel() if tensor == "weight" else 0
+        tensors.append(ProbedTensor(layer, tensor, quantizer.spec.bits, parameters))
+    return tuple(tensors)
+
+
+def key_of(path: str) -> tuple[str, str]:
+    """Layer and tensor of a quantizer: ``'blocks.0.fc1.input_quantizer'`` is ``('blocks.0.fc1', 'input')``."""
+    layer, _, role = path.rpartition(".")
+    return layer, role.removesuffix(SUFFIX)
+
+
+class Probe:
+    """Turns the quantizers of a calibrated network on and off one by one.
+
+    Calibration may change weights (GPTQ), so a weight that is turned off is the one from before calibration.
+
+    Args:
+        network: A quantized network, not calibrated. It is changed in place and stays in floating point outside
+            :meth:`only`.
+        calibrate: Calibrates the network.
+    """
+
+    def __init__(self, network: nn.Module, calibrate: Callable[[], object]) -> None:
+        self.network = network
+        self.layers = {name: module for name, module in network.named_modules() if isinstance(module, QuantizedLayer)}
+        self.quantizers = {key_of(path): quantizer for path, quantizer in quantizers(network)}
+        self.float_weights = self.weights()
+        calibrate()
+        freeze(network)
+        self.rounded_weights = self.weights()
+        self.turn_off()
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the weight of each quantized layer."""
+        return {name: layer.weight.detach().clone() for name, layer in self.layers.items()}
+
+    @contextmanager
+    def only(self, keys: Iterable[tuple[str, str]]) -> Iterator[nn.Module]:
+        """The network with the quantizers of these tensors on and all others off.
+
+        Args:
+            keys: :attr:`ProbedTensor.key` of the tensors.
+
+        Yields:
+            The network.
+
+        Raises:
+            KeyError: A tensor has no quantizer.
+        """
+        try:
+            for key in keys:
+                self.quantizers[key].enabled = True
+                if key[1] == "weight":
+                    self.set_weight(key[0], self.rounded_weights[key[0]])
+            yield self.network
+        finally:
+            self.turn_off()
+
+    def turn_off(self) -> None:
+        """Turn all quantizers off."""
+        for quantizer in self.quantizers.values():
+            quantizer.enabled = False
+        for name, weight in self.float_weights.items():
+            self.set_weight(name, weight)
+
+    def set_weight(self, layer: str, weight: Tensor) -> None:
+        """Replace the values of a layer's weight."""
+        self.layers[layer].weight.data = weight

@@ -1,0 +1,122 @@
+"""Sensitivity: how far the outputs of a network move when one of its tensors alone is quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..generation.losses.distances import DISTANCES
+from .probe import Probe, ProbedTensor
+
+# The outputs of the backbone, and the logits of the whole network; the second list is empty without logits.
+Forward = Callable[[nn.Module, Tensor], tuple[list[Tensor], list[Tensor]]]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The sensitivity of one tensor at one bit width.
+
+    Attributes:
+        layer: Name of the layer in the network.
+        tensor: ``'weight'``, ``'input'``, or ``'left'`` and ``'right'`` for the operands of an attention product.
+        bits: Bits of the tensor, while all others are in floating point.
+        parameters: Number of values of a weight; 0 for activations.
+        features: :func:`relative_error` of the backbone's outputs.
+        logits: The distance of the logits (:class:`Reference`); None without logits.
+    """
+
+    layer: str
+    tensor: str
+    bits: int
+    parameters: int
+    features: float
+    logits: float | None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Layer and tensor."""
+        return self.layer, self.tensor
+
+
+class Reference:
+    """The outputs of a network in floating point, from which distances are measured.
+
+    Args:
+        network: The network.
+        batches: Images ``(batch, channels, H, W)`` each.
+        forwards: Computes features and logits, one function for each batch.
+        classes: Whether a softmax of the logits over dimension 1 gives probabilities. Their distance is then
+            :func:`divergence`, else :func:`relative_error`.
+    """
+
+    def __init__(
+        self, network: nn.Module, batches: Sequence[Tensor], forwards: Sequence[Forward], classes: bool
+    ) -> None:
+        self.batches, self.forwards, self.classes = batches, forwards, classes
+        self.outputs = [self.run(network, index) for index in range(len(batches))]
+
+    @torch.no_grad()
+    def run(self, network: nn.Module, index: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Features and logits of a batch."""
+        device = next(network.parameters()).device
+        features, logits = self.forwards[index](network, self.batches[index].to(device))
+        return [one.detach() for one in features], [one.detach() for one in logits]
+
+    def distances(self, network: nn.Module) -> tuple[float, float | None]:
+        """The distances of features and logits, as means over all images; the second is None without logits."""
+        sums, images = [0.0, 0.0], 0
+        for index, (features, logits) in enumerate(self.outputs):
+            moved, scores = self.run(network, index)
+            count = len(self.batches[index])
+            images += count
+            sums[0] += count * relative_error(features, moved)
+            if logits:
+                sums[1] += count * (divergence if self.classes else relative_error)(logits, scores)
+        return sums[0] / images, sums[1] / images if self.outputs[0][1] else None
+
+
+def relative_error(reference: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
+    """The mean over the outputs of ``sum (x - y)^2 / sum x^2``, with the reference x and the output y.
+
+    Example: x = [3, 4], y = [3, 3]: 1 / 25 = 0.04. Outputs of zeros are left out.
+    """
+    shares = []
+    for x, y in zip(reference, outputs, strict=True):
+        signal = x.double().square().sum()
+        if signal > 0:
+            shares.append(float((x.double() - y.double()).square().sum() / signal))
+    return sum(shares) / len(shares) if shares else 0.0
+
+
+def divergence(reference: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
+    """The Kullback-Leibler divergence of the class probabilities in nats, over images, positions and outputs.
+
+    A map with one channel is the logit of a class against the background.
+    """
+    kl = DISTANCES.get("kl")()
+    parts = [float(kl(*(both_classes(one.double()) for one in pair))) for pair in zip(reference, outputs, strict=True)]
+    return sum(parts) / len(parts)
+
+
+def both_classes(logits: Tensor) -> Tensor:
+    """Logits of all classes: a single channel x becomes ``(x, 0)``, whose softmax is the sigmoid of x."""
+    return torch.cat([logits, torch.zeros_like(logits)], 1) if logits.shape[1] == 1 else logits
+
+
+def sensitivities(probe: Probe, reference: Reference, tensors: Iterable[ProbedTensor]) -> Iterator[Sensitivity]:
+    """Quantize one tensor after the other, and measure how far the outputs move.
+
+    Args:
+        probe: The network.
+        reference: Its outputs in floating point.
+        tensors: Which tensors.
+
+    Yields:
+        The sensitivity of each tensor, as soon as it is measured.
+    """
+    for one in tensors:
+        with probe.only([one.key]) as network:
+            yield Sensitivity(one.layer, one.tensor, one.bits, one.parameters, *reference.distances(network))

@@ -1,0 +1,1 @@
+"""Analysis of a model: the sensitivity of its tensors, and recipes with mixed precision."""

@@ -1,0 +1,32 @@
+"""The most sensitive tensors of a model as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from ..analysis.sensitivity import Sensitivity
+
+
+def worst_table(rows: Sequence[Sensitivity], score: str, count: int = 10) -> Table:
+    """The tensors with the largest sensitivity at the smallest width, with that at every width.
+
+    Args:
+        rows: The sensitivities.
+        score: ``'logits'`` or ``'features'``.
+        count: Number of tensors.
+    """
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for row in rows:
+        found.setdefault(row.key, {})[row.bits] = getattr(row, score)
+    widths = sorted({row.bits for row in rows}, reverse=True)
+    table = Table(title=f"the most sensitive tensors, distance of the {score} when the tensor alone is quantized")
+    table.add_column("layer", overflow="fold")
+    table.add_column("tensor")
+    for width in widths:
+        table.add_column(f"{width} bits", justify="right")
+    ranked = sorted(found.items(), key=lambda item: -max(item[1].values()))
+    for (layer, tensor), values in ranked[:count]:
+        table.add_row(layer, tensor, *(f"{values[width]:.2e}" if width in values else "-" for width in widths))
+    return table

@@ -1,0 +1,46 @@
+"""Measure how far the outputs move when one tensor alone is quantized; choose bits for a budget."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from psaq_mm.analysis.budget import Budget, allocate
+from psaq_mm.cli import CONSOLE, common_arguments, positive, read_config, run_tool
+from psaq_mm.engine.analysis.mixed import mixed_recipe, save_recipe
+from psaq_mm.engine.analysis.sensitivity import SOURCES, TENSORS, SensitivityRun
+from psaq_mm.engine.recipe import parse_bits, recipe_of
+from psaq_mm.visualization.sensitivity import worst_table
+
+
+def main() -> int:
+    """Parse, measure, show."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    common_arguments(parser)
+    parser.add_argument("--bits", metavar="wXaY", help="whose settings all widths have (default: the recipe's)")
+    parser.add_argument("--widths", nargs="+", type=int, default=[8, 6, 4, 3], help="bits (default: 8 6 4 3)")
+    parser.add_argument("--images", type=positive, default=16, help="on which outputs are compared (default: 16)")
+    parser.add_argument("--source", choices=SOURCES, default="generated")
+    parser.add_argument("--tensors", choices=TENSORS, default="all", help="which are measured (default: all)")
+    parser.add_argument("--budget", metavar="KIND=SHARE", help="size=0.125 or bops=0.03, of FP32: writes mixed.py")
+    parser.add_argument("--score", choices=["logits", "features"], help="which sensitivity (default: logits, if any)")
+    args = parser.parse_args()
+    budget = Budget.parse(args.budget) if args.budget else None
+    cfg = read_config(args)
+    if args.bits:
+        cfg.dfq = recipe_of(cfg, parse_bits(args.bits))
+    run = SensitivityRun(cfg, args.widths, Path(cfg.work_dir), args.images, source=args.source, tensors=args.tensors)
+    table = run.run()
+    CONSOLE.print(worst_table(table.rows, table.score(args.score)))
+    CONSOLE.print(f"{len(table.rows)} rows: {run.path}", soft_wrap=True, highlight=False)
+    if budget is not None:
+        chosen = allocate(table.rows, budget, table.operations, table.score(args.score))
+        path = run.folder / "mixed.py"
+        save_recipe(mixed_recipe(cfg, chosen.overrides(table.recipe_bits)), path)
+        CONSOLE.print(f"{budget.kind} {chosen.share:.4f} of FP32: {path}", soft_wrap=True, highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))
