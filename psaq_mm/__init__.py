@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
-__all__ = ["Result", "__version__", "export", "load", "quantize"]
+__all__ = ["Result", "__version__", "analyze", "export", "load", "quantize"]
 
 if TYPE_CHECKING:
-    from .api import Result, export, load, quantize
+    from .api import Result, analyze, export, load, quantize
 
 
 def __getattr__(name: str) -> Any:

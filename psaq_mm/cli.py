@@ -101,12 +101,13 @@ def read_config(args: argparse.Namespace) -> Config:
     return open_config(args.config, args.cfg_options, args.work_dir, args.checkpoint)
 
 
-def run_tool(main: Callable[[], int], traceback: bool | None = None) -> int:
+def run_tool(main: Callable[[], int], traceback: bool | None = None, again: str = "") -> int:
     """Run a tool and turn errors of the package into one line on stderr and an exit code.
 
     Args:
         main: The tool.
         traceback: Whether to raise such errors instead; None to look for ``--traceback`` on the command line.
+        again: How an interrupted run is continued, for tools that can.
 
     Returns:
         0 for success, 2 for wrong usage, 1 for failure, 130 for an interrupt, 143 for SIGTERM.
@@ -120,9 +121,7 @@ def run_tool(main: Callable[[], int], traceback: bool | None = None) -> int:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
-    except Terminated as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted: go on with --resume", file=sys.stderr)
-        return 130
+    except (Terminated, KeyboardInterrupt) as error:
+        stopped = str(error) or "interrupted"
+        print(f"{stopped}: {again}" if again else stopped, file=sys.stderr)
+        return error.exit_code if isinstance(error, Terminated) else 130

@@ -15,7 +15,7 @@ from psaq_mm.errors import PSAQError, UsageError
 from psaq_mm.generation import GenerationError, NonFiniteLossError
 from psaq_mm.quantization import QuantizationError
 from psaq_mm.utils.termination import Terminated
-from tests.conftest import Outcome, random_weights
+from tests.conftest import ROOT, Outcome, random_weights
 
 
 def one_line(outcome: Outcome, code: int, *said: str) -> None:
@@ -259,20 +259,25 @@ def test_exit_codes(monkeypatch, capsys, error, code, shown):
         assert capsys.readouterr().err == f"error: {' '.join(str(error).split())}\n"
 
 
-def test_an_interrupt_says_how_to_go_on(capsys):
+@pytest.mark.parametrize("again", ["", "go on with --resume"], ids=["cannot go on", "can go on"])
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (Terminated("terminated"), 143, "terminated")],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_an_interrupted_tool_says_how_to_go_on_if_it_can(capsys, error, code, text, again):
     def main():
-        raise KeyboardInterrupt
+        raise error
 
-    assert cli.run_tool(main) == 130
-    assert "--resume" in capsys.readouterr().err
+    assert cli.run_tool(main, again=again) == code
+    assert capsys.readouterr().err == (f"{text}: {again}\n" if again else f"{text}\n")
 
 
-def test_sigterm_says_how_to_go_on(capsys):
-    def main():
-        raise Terminated("terminated: go on with --resume")
-
-    assert cli.run_tool(main) == 143
-    assert capsys.readouterr().err == "terminated: go on with --resume\n"
+@pytest.mark.parametrize("tool", ["dfq", "train", "ablate", "paper_table", "analyze"])
+def test_tools_with_long_runs_say_how_to_go_on(tool):
+    text = (ROOT / "tools" / f"{tool}.py").read_text()
+    hint = "go on with --resume" if '"--resume"' in text else "run the command again to go on"
+    assert f'run_tool(main, again="{hint}")' in text
 
 
 def test_an_error_of_ours_in_the_code_is_not_hidden():

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from psaq_mm.analysis.budget import Budget, allocate
+from psaq_mm.analysis.budget import Budget
 from psaq_mm.cli import CONSOLE, common_arguments, positive, read_config, run_tool
 from psaq_mm.engine.analysis.mixed import mixed_recipe, save_recipe
 from psaq_mm.engine.analysis.sensitivity import SOURCES, TENSORS, SensitivityRun
@@ -35,7 +35,7 @@ def main() -> int:
     CONSOLE.print(worst_table(table.rows, table.score(args.score)))
     CONSOLE.print(f"{len(table.rows)} rows: {run.path}", soft_wrap=True, highlight=False)
     if budget is not None:
-        chosen = allocate(table.rows, budget, table.operations, table.score(args.score))
+        chosen = table.allocate(budget, args.score)
         path = run.folder / "mixed.py"
         save_recipe(mixed_recipe(cfg, chosen.overrides(table.recipe_bits)), path)
         CONSOLE.print(f"{budget.kind} {chosen.share:.4f} of FP32: {path}", soft_wrap=True, highlight=False)
@@ -43,4 +43,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_tool(main))
+    sys.exit(run_tool(main, again="run the command again to go on"))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..quantization import QuantizedLayer, Quantizer, WeightQuantizer
-from ..quantization.functional import log2_fake_quantize
+from ..quantization.functional import log_fake_quantize
 from ..quantization.transforms.rotation import rotated
 
 TYPE_BITS = 8
@@ -104,11 +104,11 @@ class ActivationQDQ(nn.Module):
         )
 
 
-class Log2Quantize(nn.Module):
-    """The grid ``log2`` of softmax outputs in float arithmetic, because engines have no such integers.
+class LogQuantize(nn.Module):
+    """A logarithmic grid of softmax outputs in float arithmetic, because engines have no such integers.
 
     Args:
-        quantizer: A calibrated quantizer with the grid ``log2``.
+        quantizer: A calibrated quantizer with a logarithmic grid.
     """
 
     scale: Tensor
@@ -120,7 +120,7 @@ class Log2Quantize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """To the grid and back; the shape of ``x``."""
-        return log2_fake_quantize(x, self.scale, self.spec)
+        return log_fake_quantize(x, self.scale, self.spec)
 
 
 class Weight(nn.Module):
@@ -219,4 +219,4 @@ def activation(quantizer: Quantizer | None) -> nn.Module:
     """The exported form of an activation's quantizer; the identity for None or a disabled quantizer."""
     if quantizer is None or not quantizer.enabled:
         return nn.Identity()
-    return Log2Quantize(quantizer) if quantizer.spec.log2 else ActivationQDQ(quantizer)
+    return LogQuantize(quantizer) if quantizer.spec.logarithmic else ActivationQDQ(quantizer)

@@ -60,7 +60,7 @@ def affine_parameters(minimum: Tensor, maximum: Tensor, spec: QuantSpec) -> tupl
     Example: [-1, 3] at 2 bits, asymmetric: scale 4 / 3, zero point ``-round(-0.75)`` = 1; the grid is
     {-4/3, 0, 4/3, 8/3}. Symmetric with a narrow range: scale 3, the grid is {-3, 0, 3}.
 
-    Grid ``log2``: ``scale = maximum`` and ``zero_point = 0``.
+    Logarithmic grids: ``scale = maximum`` and ``zero_point = 0``.
 
     Args:
         minimum: Lower ends, shape ``(1,)`` or ``(channels,)``.
@@ -73,7 +73,7 @@ def affine_parameters(minimum: Tensor, maximum: Tensor, spec: QuantSpec) -> tupl
         float32. A channel that is always zero gets the smallest scale of the others.
     """
     low, high = minimum.float().clamp(max=0), maximum.float().clamp(min=0)
-    if spec.log2:
+    if spec.logarithmic:
         return positive_scale(high), torch.zeros_like(high)
     if spec.symmetric:
         scale = positive_scale(torch.maximum(-low, high) / spec.quant_max)
@@ -174,8 +174,8 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec)
     Returns:
         Tensor of the shape and type of ``x``.
     """
-    if spec.log2:
-        return log2_fake_quantize(x, scale, spec)
+    if spec.logarithmic:
+        return log_fake_quantize(x, scale, spec)
     learned = torch.is_grad_enabled() and (scale.requires_grad or zero_point.requires_grad)
     lowest, highest = spec.quant_min, spec.quant_max
     positive = usable_scale(scale)
@@ -227,8 +227,8 @@ class _RoundToGrid(torch.autograd.Function):
         return grads[0] * inside, None, None, None
 
 
-def log2_fake_quantize(x: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
-    """Rounds ``x`` to powers of two and back, for softmax outputs (Lin et al., *FQ-ViT*, IJCAI 2022).
+def log_fake_quantize(x: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
+    """Rounds ``x`` to a logarithmic grid and back, for softmax outputs (Lin et al., *FQ-ViT*, IJCAI 2022).
 
     ::
 

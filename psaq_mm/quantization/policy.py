@@ -92,7 +92,7 @@ class QuantPolicy:
             inputs these are.
         norm_migration: How far these scales follow the ranges of their channels, 0 to 1. At 1 each channel has its own
             range (RepQ-ViT); below 1 the scales are those of SmoothQuant (see ``migrated_range``).
-        softmax_grid: Grid of the softmax output, ``'uniform'`` or ``'log2'``.
+        softmax_grid: Grid of the softmax output, ``'uniform'``, ``'log2'`` or ``'log_sqrt2'`` (see ``QuantSpec``).
         softmax_granularity: ``'per_tensor'``, or ``'per_row'``: each row of the softmax output is divided by its
             maximum before it is quantized, and the product is multiplied by the maximum. Rows with nearly equal
             probabilities (1 / n each) then use as many steps as rows with one large probability, and the integers still

@@ -196,7 +196,7 @@ class Quantizer(nn.Module):
 
     def _enter(self, state: State) -> None:
         self.state = state
-        learnable = state is State.CALIBRATED and not self.spec.log2
+        learnable = state is State.CALIBRATED and not self.spec.logarithmic
         self.scale.requires_grad_(learnable)
         self.zero_point.requires_grad_(learnable and not self.spec.symmetric)
 

@@ -69,8 +69,8 @@ def root_mean_square(x: Tensor) -> float:
 
 
 def input_span(layer: QuantizedLayer) -> float:
-    """Width of the range of a layer's input, mean over channels; 0 if the input stays FP or its grid is ``'log2'``."""
+    """Width of the range of a layer's input, mean over channels; 0 if the input stays FP or its grid is logarithmic."""
     quantizer = layer.input_quantizer
-    if quantizer is None or quantizer.spec.log2:
+    if quantizer is None or quantizer.spec.logarithmic:
         return 0.0
     return float(quantizer.scale.detach().mean()) * (quantizer.spec.quant_max - quantizer.spec.quant_min)

@@ -15,7 +15,7 @@ OBSERVERS: Registry[Any] = Registry(
 
 MIN_BITS, MAX_BITS = 2, 8
 GRANULARITIES = ("per_tensor", "per_channel")
-GRIDS = ("uniform", "log2")
+GRIDS = ("uniform", "log2", "log_sqrt2")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class QuantSpec:
     The grid ``'log2'`` is for values from 0 to 1, such as softmax outputs. Its integers, -(2^b - 1) to 0, are
     exponents. Up to 4 bits their base is 2, so the values of 4 bits are scale * {1, 1/2, 1/4, ..., 2^-14} and 0 in
     place of 2^-15. Each further bit halves the step between exponents instead of extending the grid to smaller values:
-    6 bits have 4 steps from 1 to 1/2.
+    6 bits have 4 steps from 1 to 1/2. The grid ``'log_sqrt2'`` has twice as many steps: 4 bits are
+    scale * {1, 0.71, 1/2, 0.35, ..., 2^-7} and 0.
 
     Shapes: ``per_tensor`` has one scale of shape ``(1,)``. ``per_channel`` has one scale for each index of ``axis``: a
     Linear weight ``(out, in)`` with ``axis=0`` has ``out`` scales; tokens ``(batch, N, C)`` with ``axis=-1`` have C.
@@ -51,7 +52,7 @@ class QuantSpec:
             :mod:`psaq_mm.quantization.observers`).
         percentile: Per cent of the values that ``'percentile'`` clips on each side, 0 to 50.
         narrow_range: Leave out the lowest integer, so that a symmetric grid has as many steps below zero as above.
-        grid: ``'uniform'``, or ``'log2'``: powers of two, without zero point.
+        grid: ``'uniform'``, or without zero point ``'log2'``, powers of two, or ``'log_sqrt2'``, powers of their root.
         migration: For an asymmetric ``per_channel`` spec: how far the scales follow the ranges of their channels, 0 to
             1 (see ``migrated_range``); at 1 each channel has its own range.
         rotation_axis: The dimension of the channels that are rotated before they are quantized (see
@@ -91,28 +92,28 @@ class QuantSpec:
             raise QuantizationError(f"migration={self.migration!r} is not valid: use a strength from 0 to 1")
         if self.grid not in GRIDS:
             raise QuantizationError(f"grid={self.grid!r} is unknown: use one of {GRIDS}")
-        if self.log2 and (self.symmetric or self.per_channel):
+        if self.logarithmic and (self.symmetric or self.per_channel):
             raise QuantizationError(
-                "grid='log2' has one scale and no sign: use symmetric=False and granularity='per_tensor'"
+                f"grid={self.grid!r} has one scale and no sign: use symmetric=False and granularity='per_tensor'"
             )
-        if self.log2 and self.rotation_axis is not None:
-            raise QuantizationError("grid='log2' has no sign, rotated values have: use rotation_axis=None")
-        if self.log2 and observer.uniform_grid_only:
+        if self.logarithmic and self.rotation_axis is not None:
+            raise QuantizationError(f"grid={self.grid!r} has no sign, rotated values have: use rotation_axis=None")
+        if self.logarithmic and observer.uniform_grid_only:
             raise QuantizationError(
-                f"grid='log2' can't be used with observer={self.observer!r}: use 'minmax' or 'percentile'"
+                f"grid={self.grid!r} can't be used with observer={self.observer!r}: use 'minmax' or 'percentile'"
             )
 
     @property
     def quant_min(self) -> int:
         """The lowest integer of the grid."""
-        if self.log2:
+        if self.logarithmic:
             return 1 - int(2**self.bits)
         return int(self.narrow_range) - int(2 ** (self.bits - 1)) if self.symmetric else 0
 
     @property
     def quant_max(self) -> int:
         """The highest integer of the grid."""
-        if self.log2:
+        if self.logarithmic:
             return 0
         return int(2 ** (self.bits - int(self.symmetric))) - 1
 
@@ -122,14 +123,17 @@ class QuantSpec:
         return self.granularity == "per_channel"
 
     @property
-    def log2(self) -> bool:
-        """Whether the grid consists of powers of two."""
-        return self.grid == "log2"
+    def logarithmic(self) -> bool:
+        """Whether the integers of the grid are exponents."""
+        return self.grid != "uniform"
 
     @property
     def steps_per_octave(self) -> int:
-        """Steps of the grid ``'log2'`` from a value to its half: 1 up to 4 bits; 2, 4, 8, 16 at 5 to 8 bits."""
-        return int(2 ** max(0, self.bits - 4))
+        """Steps of a logarithmic grid from a value to its half.
+
+        ``'log2'``: 1 up to 4 bits; 2, 4, 8, 16 at 5 to 8 bits. ``'log_sqrt2'``: twice as many.
+        """
+        return (1 + (self.grid == "log_sqrt2")) * int(2 ** max(0, self.bits - 4))
 
 
 def weight_spec(bits: int = 8, observer: str = "minmax", axis: int = 0, percentile: float = 0.05) -> QuantSpec:

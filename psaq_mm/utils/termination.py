@@ -50,4 +50,4 @@ class Termination:
             Terminated: SIGTERM was received.
         """
         if self.requested:
-            raise Terminated("terminated: go on with --resume")
+            raise Terminated("terminated")

@@ -178,7 +178,7 @@ class Ask(Stop):
 )
 def test_asked_to_end_it_does_so_at_its_next_step(quantize, whole, tmp_path, stage, at):
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Terminated, match="go on with --resume"):
+    with pytest.raises(Terminated, match="terminated"):
         quantize(tmp_path, Ask("after_stage_step", stage, at))
     assert signal.getsignal(signal.SIGTERM) is before
     if stage == "generate":

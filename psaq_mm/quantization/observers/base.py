@@ -64,7 +64,7 @@ class Observer:
     batches). One whose ``merge`` isn't a mean overrides ``all_reduce`` as well.
 
     Attributes:
-        uniform_grid_only: Whether the estimator cannot be used with the grid ``'log2'``.
+        uniform_grid_only: Whether the estimator cannot be used with a logarithmic grid.
         batches: Number of batches observed.
 
     Args:

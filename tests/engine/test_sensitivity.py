@@ -1,0 +1,159 @@
+"""The analysis of a model: rows, files, and going on where it stopped."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+
+from psaq_mm.analysis.budget import Budget
+from psaq_mm.engine.analysis import table as table_module
+from psaq_mm.engine.analysis.mixed import mixed_recipe, save_recipe
+from psaq_mm.engine.analysis.sensitivity import SensitivityRun
+from psaq_mm.engine.analysis.table import SensitivityTable
+from psaq_mm.engine.preparation import open_config
+from psaq_mm.engine.runner import DFQRunner
+from psaq_mm.errors import PSAQError, UsageError
+from psaq_mm.quantization import quantizers
+from tests.conftest import named
+
+COUNT = 2
+
+
+def analysis(recipe, folder, widths=(8, 4), **options) -> SensitivityRun:
+    return SensitivityRun(recipe(options.pop("options", None)), widths, folder, images=COUNT, **options)
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_recipe, tiny_checkpoint, tmp_path_factory):
+    """A finished analysis of the shrunken detector."""
+    folder = tmp_path_factory.mktemp("analysis")
+    cfg = named(copy.deepcopy(tiny_recipe), folder)
+    run = SensitivityRun(cfg, (8, 4), folder, images=COUNT)
+    return cfg, run, run.run()
+
+
+def test_every_quantized_tensor_has_a_row_at_every_width(measured):
+    cfg, run, table = measured
+    found = {(*row.key, row.bits) for row in table.rows}
+    assert len(found) == len(table.rows)
+    names = {name for name, _ in quantizers(run.network(8))}
+    assert found == {
+        (name.rpartition(".")[0], name.rpartition(".")[2].removesuffix("_quantizer"), bits)
+        for name in names
+        for bits in (8, 4)
+    }
+    assert all(row.logits > 0 and row.features > 0 for row in table.rows if row.bits == 4)
+
+
+def test_fewer_bits_move_the_outputs_more(measured):
+    rows = {(*row.key, row.bits): row.features for row in measured[2].rows}
+    pairs = [(rows[layer, tensor, 4], value) for (layer, tensor, bits), value in rows.items() if bits == 8]
+    # a single tensor may move a small network less by chance
+    assert sum(four > eight for four, eight in pairs) > 0.95 * len(pairs)
+
+
+def test_rows_are_saved_in_the_order_of_execution(measured):
+    _, run, table = measured
+    loaded = SensitivityTable.load(run.path)
+    assert loaded == table
+    layers = list(dict.fromkeys(row.layer for row in loaded.rows))
+    assert layers == list(loaded.operations)
+    assert layers[0] == "backbone.patch_embed.projection" and all(count > 0 for count in loaded.operations.values())
+
+
+def test_the_first_layer_is_measured_at_all_widths_and_has_its_own_bits_in_the_recipe(recipe, tmp_path):
+    run = analysis(recipe, tmp_path, widths=(4,), tensors="weights", options={"dfq.quantization.first_layer": 8})
+    table = run.run()
+    first = [row for row in table.rows if "patch_embed" in row.layer]
+    assert [(row.tensor, row.bits) for row in first] == [("weight", 4)]
+    assert table.recipe_bits[first[0].layer] == {"weight": 8, "input": 8}
+    assert {row.tensor for row in table.rows} == {"weight"}
+
+
+def test_an_interrupted_analysis_goes_on_with_the_missing_rows(measured, recipe, tmp_path, monkeypatch):
+    _, _, whole = measured
+    real = table_module.sensitivities
+
+    def stops(probe, reference, tensors):
+        for count, row in enumerate(real(probe, reference, tensors)):
+            if count == 7:
+                raise KeyboardInterrupt
+            yield row
+
+    monkeypatch.setattr(table_module, "sensitivities", stops)
+    with pytest.raises(KeyboardInterrupt):
+        analysis(recipe, tmp_path).run()
+    assert len(SensitivityTable.load(tmp_path / "sensitivity.json").rows) == 7
+    seen = []
+
+    def counts(probe, reference, tensors):
+        seen.extend(tensors)
+        return real(probe, reference, tensors)
+
+    monkeypatch.setattr(table_module, "sensitivities", counts)
+    generated = (tmp_path / "analysis" / "images_seed0.pth").stat().st_mtime_ns
+    table = analysis(recipe, tmp_path).run()
+    assert len(seen) == len(whole.rows) - 7
+    assert table.rows == whole.rows, "the same machine gives the same figures"
+    assert (tmp_path / "analysis" / "images_seed0.pth").stat().st_mtime_ns == generated, "images are generated once"
+
+
+def test_another_recipe_in_the_same_folder_is_refused(measured, recipe):
+    _, run, _ = measured
+    other = analysis(recipe, run.folder, options={"dfq.quantization.weight_observer": "minmax", "randomness.seed": 1})
+    with pytest.raises(UsageError, match="belongs to another analysis: delete it"):
+        other.run()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"schema": 1, "rows": [{}]}'])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, text):
+    path = tmp_path / "sensitivity.json"
+    path.write_text(text)
+    with pytest.raises(PSAQError, match=r"sensitivity.json cannot be read: delete it"):
+        SensitivityTable.load(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param({"widths": ()}, r"widths \[\] are not valid", id="no-width"),
+        pytest.param({"widths": (8, 1)}, "give bits from 2 to 8", id="one-bit"),
+        pytest.param({"widths": (16,)}, "give bits from 2 to 8", id="sixteen-bits"),
+        pytest.param({"source": "imagenet"}, "source 'imagenet' is unknown", id="source"),
+        pytest.param({"tensors": "biases"}, "tensors 'biases' are unknown", id="tensors"),
+        pytest.param({"batch_size": 0}, "must be at least 1", id="batch-size"),
+        pytest.param({"source": "real", "options": {"real_images": None}}, "needs real_images", id="real"),
+    ],
+)
+def test_wrong_arguments_are_usage_errors(recipe, tmp_path, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        analysis(recipe, tmp_path, **arguments)
+
+
+def test_real_images_of_the_training_set_are_a_source(recipe, tmp_path):
+    dataset = recipe().test_dataloader.dataset.to_dict()
+    table = analysis(recipe, tmp_path, (4,), source="real", tensors="weights", options={"real_images": dataset}).run()
+    assert table.source == "real" and all(row.features > 0 for row in table.rows)
+
+
+def test_a_mixed_recipe_gives_each_layer_the_chosen_bits(measured, tmp_path):
+    cfg, _, table = measured
+    chosen = table.allocate(Budget("size", 0.18))
+    assert 0.17 < chosen.share <= 0.18 and chosen.gap == 0
+    save_recipe(mixed_recipe(cfg, chosen.overrides(table.recipe_bits)), tmp_path / "mixed.py")
+    loaded = named(open_config(tmp_path / "mixed.py", {}, tmp_path, None), tmp_path)
+    runner = DFQRunner.from_cfg(loaded)
+    runner.prepare()
+    bits = {name.removesuffix(".weight_quantizer"): one.spec.bits for name, one in quantizers(runner.student)}
+    assert {layer: bits[layer] for layer, tensor in chosen.bits} == {key[0]: b for key, b in chosen.bits.items()}
+    assert set(chosen.bits.values()) == {4, 8}
+
+
+def test_overrides_of_a_tracker_and_names_of_the_table_agree(measured):
+    """Names of layers begin as the patterns of a policy do."""
+    assert all(row.layer.startswith("backbone.") for row in measured[2].rows)
+    assert torch.tensor([row.parameters for row in measured[2].rows if row.tensor == "weight"]).min() > 0
+    json.dumps(measured[2].operations)
