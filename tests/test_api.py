@@ -64,6 +64,40 @@ def test_the_same_seed_gives_the_same_bits(in_memory):
     assert not torch.equal(other.samples.images, result.samples.images)
 
 
+def test_a_model_in_memory_is_analyzed():
+    model, calls = small_vit(), []
+    before = copy.deepcopy(model.state_dict())
+    options = {**SHORT, "dfq.quantization.first_layer": 8}
+    table = psaq_mm.analyze(
+        model,
+        bits="w4a8",
+        widths=(8, 4),
+        images=2,
+        image_size=SIZE,
+        options=options,
+        progress=lambda *c: calls.append(c),
+    )
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert {row.bits for row in table.rows} == {4, 8} and table.size == (SIZE, SIZE) and table.bits == (4, 8)
+    assert all(row.logits > 0 for row in table.rows if row.bits == 4)
+    assert [stage for stage, step, total in calls if step == total] == ["generate", *["calibrate", "analyze"] * 2]
+    first = next(iter(table.operations))
+    assert table.recipe_bits[first] == {"weight": 8, "input": 8}
+    overrides = table.overrides("size=0.19")
+    assert {one["weight_bits"] for one in overrides} <= {4, 8}
+    options["dfq.quantization.overrides"] = overrides
+    result = psaq_mm.quantize(model, bits="w4a8", image_size=SIZE, options=options, progress=False)
+    bits = {row.name: row.bits for row in result.coverage.rows}
+    assert all(bits[f"{one['pattern']}.weight"] == one["weight_bits"] for one in overrides) and overrides
+
+
+def test_the_analysis_of_a_model_in_memory_writes_no_files(tmp_path):
+    with pytest.raises(UsageError, match="work_dir is for configs"):
+        psaq_mm.analyze(small_vit(), work_dir=tmp_path)
+    with pytest.raises(UsageError, match=r"widths \[1\] are not valid"):
+        psaq_mm.analyze(small_vit(), widths=[1])
+
+
 def test_saved_and_loaded_it_is_the_same(in_memory, tmp_path):
     _, result, _ = in_memory
     folder = result.save(tmp_path / "out")

@@ -218,20 +218,27 @@ def test_sqnr_follows_the_bits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bits", "x", "y", "dx"),
+    ("grid", "bits", "x", "y", "dx"),
     [
-        (2, 0.3, 0.25, 1.0),
-        (2, 0.1, 0.0, 0.0),
-        (4, 1.4, 1.0, 1.0),
-        (4, 2.0**-14, 2.0**-14, 1.0),
-        (4, 0.0, 0.0, 0.0),
-        (5, 0.7, 0.5**0.5, 1.0),
+        ("log2", 2, 0.3, 0.25, 1.0),
+        ("log2", 2, 0.1, 0.0, 0.0),
+        ("log2", 4, 1.4, 1.0, 1.0),
+        ("log2", 4, 2.0**-14, 2.0**-14, 1.0),
+        ("log2", 4, 0.0, 0.0, 0.0),
+        ("log2", 5, 0.7, 0.5**0.5, 1.0),
+        ("log_sqrt2", 4, 0.7, 0.5**0.5, 1.0),
+        ("log_sqrt2", 4, 2.0**-7, 2.0**-7, 1.0),
+        ("log_sqrt2", 4, 2.0**-8, 0.0, 0.0),
+        ("log_sqrt2", 5, 0.85, 0.5**0.25, 1.0),
     ],
-    ids=["docstring", "docstring-zero", "above", "lowest", "zero", "half-octave"],
+    ids=[
+        *("docstring", "docstring-zero", "above", "lowest", "zero", "half-octave"),
+        *("root", "root-lowest", "root-zero", "quarter-octave"),
+    ],
 )
-def test_log2_examples(bits: int, x: float, y: float, dx: float) -> None:
+def test_logarithmic_examples(grid: str, bits: int, x: float, y: float, dx: float) -> None:
     leaf = torch.tensor([x], requires_grad=True)
-    result = fake_quantize(leaf, torch.ones(1), torch.zeros(1), activation_spec(bits, grid="log2"))
+    result = fake_quantize(leaf, torch.ones(1), torch.zeros(1), activation_spec(bits, grid=grid))
     result.sum().backward()
     assert (result.item(), leaf.grad.item()) == (pytest.approx(y, rel=1e-6), dx)
 
@@ -241,9 +248,10 @@ def test_log2_examples(bits: int, x: float, y: float, dx: float) -> None:
     bits=st.integers(2, 8),
     scale=st.floats(2.0**-10, 1, width=32),
     data=st.lists(st.floats(0, 1, width=32, allow_subnormal=False), min_size=1, max_size=16),
+    grid=st.sampled_from(["log2", "log_sqrt2"]),
 )
-def test_log2_properties(bits: int, scale: float, data: list[float]) -> None:
-    spec = activation_spec(bits, grid="log2")
+def test_logarithmic_properties(bits: int, scale: float, data: list[float], grid: str) -> None:
+    spec = activation_spec(bits, grid=grid)
     x, step = torch.tensor(data), torch.tensor([scale])
     y = fake_quantize(x, step, torch.zeros(1), spec)
     assert torch.equal(fake_quantize(y, step, torch.zeros(1), spec), y)
@@ -255,8 +263,9 @@ def test_log2_properties(bits: int, scale: float, data: list[float]) -> None:
     assert (x[y == 0] <= scale * 2.0 ** ((spec.quant_min + 0.5) / spec.steps_per_octave) * 1.0001).all()
 
 
-def test_log2_range_is_the_maximum() -> None:
-    scale, zero_point = affine_parameters(torch.tensor([0.1]), torch.tensor([0.7]), activation_spec(4, grid="log2"))
+@pytest.mark.parametrize("grid", ["log2", "log_sqrt2"])
+def test_the_range_of_a_logarithmic_grid_is_the_maximum(grid: str) -> None:
+    scale, zero_point = affine_parameters(torch.tensor([0.1]), torch.tensor([0.7]), activation_spec(4, grid=grid))
     assert (scale.item(), zero_point.item()) == (pytest.approx(0.7), 0)
 
 

@@ -20,6 +20,7 @@ from psaq_mm.quantization import QuantizationError, QuantSpec, activation_spec, 
         pytest.param(activation_spec(8), 0, 255, id="activation-8"),
         pytest.param(activation_spec(2), 0, 3, id="activation-2"),
         pytest.param(activation_spec(4, grid="log2"), -15, 0, id="log2-4"),
+        pytest.param(activation_spec(4, grid="log_sqrt2"), -15, 0, id="log-sqrt2-4"),
     ],
 )
 def test_grid(spec: QuantSpec, lowest: int, highest: int) -> None:
@@ -50,6 +51,7 @@ def test_helpers() -> None:
         pytest.param({"grid": "log2", "symmetric": True}, "no sign", id="log2-symmetric"),
         pytest.param({"grid": "log2", "granularity": "per_channel"}, "one scale", id="log2-per-channel"),
         pytest.param({"grid": "log2", "observer": "mse"}, "with observer='mse'", id="log2-mse"),
+        pytest.param({"grid": "log_sqrt2", "symmetric": True}, "'log_sqrt2' has one scale", id="log-sqrt2-symmetric"),
     ],
 )
 def test_invalid_values_are_refused(values: dict, message: str) -> None:
