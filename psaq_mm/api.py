@@ -29,11 +29,13 @@ from .errors import UsageError
 from .in_memory import load_model, quantize_model, save_model
 from .models import check_image_size, image_channels
 from .quantization import CoverageReport
+from .report import call_text, write_model_report
 from .utils.atomic_files import save_json, save_with, writable_folder
 from .visualization.samples import samples_picture
 
 Progress = bool | Callable[[str, int, int], None]
 FILES = ("quantized.py", "quantized.pth", "coverage.json", "results.json", "samples.pth", "samples.png")
+REPORT = ("report.json", "report.html")
 NUMBER = itertools.count()
 
 
@@ -94,8 +96,8 @@ class Result:
         """Write the model in a form that :func:`load` reads and, for models of a config, also the hosts' own tools.
 
         For a model of a config these are ``quantized.py`` and ``quantized.pth``, which the test tools of mmdet, mmseg
-        and mmpretrain read, ``coverage.json``, ``results.json`` and the samples. For a model in memory they are
-        ``quantized.pth``, ``coverage.json`` and ``samples.png``.
+        and mmpretrain read, ``coverage.json``, ``results.json``, the samples and the report. For a model in memory they
+        are ``quantized.pth``, ``coverage.json``, ``samples.png`` and the report.
 
         Args:
             folder: The folder to write to. It is created if it does not exist; existing files are replaced.
@@ -112,8 +114,9 @@ class Result:
             save_model(self.model, self.quantization, target)
             save_json(json.loads(self.coverage.to_json()), target / "coverage.json")
             save_with(lambda path: self.samples.picture().save(path), target / "samples.png")
+            write_model_report(self.model, self.samples.model, self.samples.images, self.coverage, target)
             return target
-        for name in FILES:
+        for name in (*FILES, *REPORT):
             source = self.work_dir / name
             if source.exists() and source.resolve() != (target / name).resolve():
                 save_with(partial(shutil.copyfile, source), target / name)
@@ -186,7 +189,8 @@ def quantize(
     cfg.experiment_name = f"quantize_{os.getpid()}_{next(NUMBER)}"
     if cfg.get("visualizer"):
         cfg.visualizer.name = cfg.experiment_name
-    job = Job(cfg, Console(quiet=progress is not True))
+    settings = {"checkpoint": checkpoint, "bits": bits, "image_size": image_size, "seed": seed or None}
+    job = Job(cfg, Console(quiet=progress is not True), call_text(model, {**settings, "options": options}))
     job.runner.shows_progress = progress is True
     if callable(progress):
         job.runner.register_hook(ReportHook(progress))

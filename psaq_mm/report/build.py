@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..compat import versions
 from ..quantization import CoverageReport
 from ..visualization.samples import samples_picture
-from .contents import Picture, Report
+from .contents import Comparison, Histogram, Picture, Report
 from .histograms import collect
 from .inputs import GENERATED, MOST_PICTURES, inputs_of_files, inputs_of_images, picture_files
 from .pictures import GRID_BYTES, GRID_SIDE, encoded
@@ -74,6 +74,7 @@ class Run:
 def report_of(run: Run) -> Report:
     """The report of a run. A section that cannot be made is left out, with the reason as its note and a warning."""
     notes: dict[str, str] = {}
+    remarks: dict[str, str] = {}
 
     def attempt(section: str, make: Callable[[], T], otherwise: T) -> T:
         try:
@@ -88,8 +89,8 @@ def report_of(run: Run) -> Report:
     for model, _ in modes:
         model.eval()
     samples = attempt("samples", lambda: grid_of(run), None)
-    comparisons = attempt("predictions", lambda: tuple(comparisons_of(run, notes)), ())
-    histograms = attempt("histograms", lambda: collect(run.student, lambda: count(run)), ())
+    comparisons: tuple[Comparison, ...] = attempt("predictions", lambda: tuple(comparisons_of(run, remarks)), ())
+    histograms: tuple[Histogram, ...] = attempt("histograms", lambda: collect(run.student, lambda: count(run)), ())
     for model, mode in modes:
         model.train(mode)
     return Report(
@@ -104,6 +105,7 @@ def report_of(run: Run) -> Report:
         coverage=tuple(json.loads(run.coverage.to_json())["rows"]),
         histograms=histograms,
         notes=notes,
+        remarks=remarks,
         recipe=without_home(run.recipe),
     )
 
@@ -112,21 +114,23 @@ def grid_of(run: Run) -> Picture:
     """The newest samples in a grid."""
     images = run.images[-SHOWN_SAMPLES:].cpu()
     height, width = images.shape[-2:]
-    title = f"The newest {len(images)} images of {height} x {width} pixels, generated from the weights of the float model."
+    title = (
+        f"The newest {len(images)} images of {height} x {width} pixels, generated from the weights of the float model."
+    )
     return encoded(samples_picture(images, run.teacher), title, title, GRID_BYTES, GRID_SIDE)
 
 
-def comparisons_of(run: Run, notes: dict[str, str]) -> list[Any]:
-    """Predictions on the user's pictures, or on generated images; a note says on which."""
+def comparisons_of(run: Run, remarks: dict[str, str]) -> list[Comparison]:
+    """Predictions on the user's pictures, or on generated images; a remark says on which."""
     if run.pictures:
         files = picture_files(run.pictures)
         shown = files[:MOST_PICTURES]
         found = compare(inputs_of_files(shown, run.cfg, run.teacher), run.teacher, run.student, run.meta)
-        if len(files) > len(shown):
-            notes["predictions"] = f"The first {len(shown)} of {len(files)} pictures."
+        which = "" if len(files) == len(shown) else f"first {len(shown)} of "
+        remarks["predictions"] = f"On the {which}{len(files)} pictures that were given."
         return found
     found = compare(inputs_of_images(run.images[-GENERATED:], run.teacher), run.teacher, run.student, run.meta)
-    notes["predictions"] = "On generated images, which need not look like anything: --pictures DIR shows your own pictures."
+    remarks["predictions"] = "On generated images."
     return found
 
 
@@ -149,14 +153,27 @@ def command_line() -> str:
     return shlex.join(["python", *sys.argv])
 
 
+def call_text(model: Any, settings: dict[str, Any]) -> str:
+    """The call of the Python API, for the report's command.
+
+    Args:
+        model: Its first argument.
+        settings: The other arguments; those that are None or empty are left out.
+    """
+    name = repr(str(model)) if isinstance(model, (str, Path)) else type(model).__name__
+    given = [f"{key}={value!r}" for key, value in settings.items() if value not in (None, "", {})]
+    return f"psaq_mm.quantize({', '.join([name, *given])})  # in Python"
+
+
 def conditions(device: torch.device) -> dict[str, str]:
     """Device and threads, for the facts of a report."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return {"device": name}
+    threads = torch.get_num_threads()
+    cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    return {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu}
 
 
 def without_home(text: str) -> str:
-    """Text with paths below the current folder made relative to it, and those below the home folder beginning with ~."""
+    """Text in which paths below the current folder are relative to it, and those below the home folder begin with ~."""
     here, home = os.getcwd(), str(Path.home())
     text = text.replace(here + os.sep, "") if here != os.sep else text
     return text.replace(home + os.sep, "~" + os.sep) if home != os.sep else text

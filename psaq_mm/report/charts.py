@@ -88,7 +88,7 @@ def figures_chart(report: Report) -> Chart | None:
     for index, name in enumerate(names):
         values = [row[index] for row in found.values()]
         text = ["" if value is None else f"{value:.1f}" for value in values]
-        pattern = {"shape": "" if index == 0 else "/", "fgcolor": "rgba(255,255,255,0.75)", "size": 6}
+        pattern = {"shape": "" if index == 0 else "/", "fillmode": "overlay", "fgcolor": "#ffffff", "size": 7}
         figure.add_bar(
             x=list(found),
             y=values,
@@ -99,10 +99,14 @@ def figures_chart(report: Report) -> Chart | None:
             marker={"color": SERIES[index % len(SERIES)], "pattern": pattern},
             hovertemplate="%{x}: %{y:.2f} %<extra>%{fullData.name}</extra>",
         )
+    figure.update_xaxes(showgrid=False)
     figure.update_yaxes(title="per cent", range=[0, 108], tickvals=[0, 20, 40, 60, 80, 100])
-    text = "; ".join(f"{name}: {', '.join('-' if v is None else f'{v:.1f}' for v in row)}" for name, row in found.items())
+    spoken = "; ".join(
+        f"{name}: {', '.join('-' if v is None else f'{v:.1f}' for v in row)}" for name, row in found.items()
+    )
+    description = f"Bar chart in per cent of {' and '.join(names)}. {spoken}."
     return finished(
-        "figures", "Main figures", f"Bar chart in per cent of {' and '.join(names)}. {text}.", figure, barmode="group"
+        "figures", "Main figures", description, figure, barmode="group", bargap=0.4 if len(found) > 1 else 0.7
     )
 
 
@@ -116,7 +120,9 @@ def coverage_chart(coverage: Sequence[dict[str, Any]]) -> Chart | None:
     kinds = {"weight": "weights", "activation": "inputs of layers", "product": "operands of products"}
     figure = go.Figure()
     for (kind, name), colour, symbol in zip(kinds.items(), SERIES, SYMBOLS, strict=False):
-        rows = [(place, row) for place, row in enumerate(coverage, 1) if row["kind"] == kind and row["sqnr"] is not None]
+        rows = [
+            (place, row) for place, row in enumerate(coverage, 1) if row["kind"] == kind and row["sqnr"] is not None
+        ]
         if rows:
             figure.add_scatter(
                 x=[place for place, _ in rows],
@@ -130,7 +136,7 @@ def coverage_chart(coverage: Sequence[dict[str, Any]]) -> Chart | None:
     if not figure.data:
         return None
     known = [row["sqnr"] for row in coverage if row["sqnr"] is not None]
-    figure.update_xaxes(title="tensor, in the order of the model's modules")
+    figure.update_xaxes(title="tensor, in the order of the model")
     figure.update_yaxes(title="SQNR in dB")
     text = f"Scatter chart of {len(known)} tensors, from {min(known):.1f} to {max(known):.1f} dB."
     return finished("coverage", "Signal-to-quantization-noise ratio over depth", text, figure)
@@ -186,8 +192,9 @@ def sensitivity_chart(record: dict[str, Any], measure: str) -> Chart | None:
 
 
 def decades(values: Sequence[float]) -> float:
-    """The powers of ten between the smallest and the largest of positive numbers, from 1e-12 on."""
-    return math.log10(max(*values, 1e-12) / max(min(values), 1e-12))
+    """The powers of ten between the smallest and the largest number, where those below 1e-12 count as it."""
+    found = [max(value, 1e-12) for value in values]
+    return math.log10(max(found) / min(found)) if found else 0.0
 
 
 def histogram_chart(one: Histogram, number: int) -> Chart:
@@ -212,7 +219,8 @@ def histogram_chart(one: Histogram, number: int) -> Chart:
     figure.update_xaxes(
         title="value" if one.unit == "value" else "value in steps of its channel", range=[one.start, one.stop], nticks=6
     )
-    figure.update_yaxes(title="values", type="log", exponentformat="power", dtick=2)
+    step = 1 if decades([count for count in one.counts if count]) < 4 else 2
+    figure.update_yaxes(title="values", type="log", exponentformat="power", dtick=step, tickfont={"size": 11})
     text = (
         f"Histogram of {one.total} values of {one.name}, from {one.minimum:.4g} to {one.maximum:.4g}; the grid of "
         f"{one.bits} bits reaches from {one.low:.4g} to {one.high:.4g}."
@@ -234,11 +242,14 @@ def time_chart(report: Report) -> Chart | None:
             name=plain(row_name(row)),
             orientation="h",
             text=[f"{value:.1f} s" if value else "" for value in values],
-            textposition="auto",
+            textposition="outside",
+            cliponaxis=False,
             marker={"color": SERIES[index % len(SERIES)]},
             hovertemplate="%{y}: %{x:.1f} s<extra>%{fullData.name}</extra>",
         )
-    figure.update_xaxes(title="seconds", rangemode="tozero")
+    longest = max(max(seconds) for seconds in stages.values())
+    # Room for the text beside the longest bar.
+    figure.update_xaxes(title="seconds", range=[0, 1.25 * longest or 1])
     figure.update_yaxes(autorange="reversed")
     text = "; ".join(f"{name}: {sum(values):.0f} s" for name, values in stages.items())
     return finished("time", "Time of each stage", f"Bar chart in seconds. {text}.", figure, 280, barmode="group")

@@ -39,6 +39,7 @@ class Comparison:
         colours: For each row a colour ``#rrggbb`` in the pictures, empty for none.
         shares: For each row the lengths of two bars from 0 to 1, of the float and of the quantized model; empty for
             a table without bars.
+        generated: Whether the picture is a generated one.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Comparison:
     rows: tuple[tuple[str, ...], ...]
     colours: tuple[str, ...] = ()
     shares: tuple[tuple[float, float], ...] = ()
+    generated: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ class Report:
         comparisons: Predictions on pictures.
         coverage: The rows of ``coverage.json``.
         histograms: Those of the quantizers with the lowest SQNR.
-        notes: For each section by name: what is missing and why, or what the reader should know.
+        notes: By section: what is missing, and why.
+        remarks: By section: what its contents are.
         recipe: The ``dfq`` section as text.
     """
 
@@ -127,6 +130,7 @@ class Report:
     coverage: tuple[dict[str, Any], ...] = ()
     histograms: tuple[Histogram, ...] = ()
     notes: dict[str, str] = field(default_factory=dict)
+    remarks: dict[str, str] = field(default_factory=dict)
     recipe: str = ""
 
     def to_dict(self) -> dict[str, Any]:

@@ -70,10 +70,10 @@ def inputs_of_files(files: list[Path], cfg: Any, model: nn.Module) -> list[Input
         PSAQError: The config has no test pipeline.
         UsageError: A file is no image.
     """
-    described = (cfg.get("test_dataloader") or {}).get("dataset")
-    while described and "dataset" in described:  # a wrapper that repeats or balances a data set
+    described = ((cfg or {}).get("test_dataloader") or {}).get("dataset") or {}
+    while "dataset" in described:  # a wrapper that repeats or balances a data set
         described = described["dataset"]
-    if not (described or {}).get("pipeline"):
+    if not described.get("pipeline"):
         raise PSAQError("the config has no test pipeline (test_dataloader), through which pictures go to the model")
     steps = [step for step in described["pipeline"] if "Annotation" not in short_type(step)]
     with TRANSFORMS.switch_scope_and_registry(cfg.get("default_scope")):

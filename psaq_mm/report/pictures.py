@@ -66,18 +66,24 @@ def drawn_detections(pixels: np.ndarray, sample: Any, meta: dict[str, Any]) -> n
     return draw(pixels, sample, meta, MIN_SCORE)
 
 
-def class_colours(maps: Sequence[np.ndarray]) -> dict[int, str]:
-    """A colour for each class in class maps: the largest classes get one each, all others the same grey.
+def class_colours(maps: Sequence[np.ndarray], classes: int) -> dict[int, str]:
+    """A colour for each class in class maps.
+
+    If there are colours for all classes, each has its own in every picture. Else the largest classes of these maps get
+    one each, and all others the same grey.
 
     Args:
         maps: Class of each pixel, ``(H, W)``.
+        classes: Number of classes of the model, 0 if it is not known.
 
     Returns:
         Colours ``#rrggbb`` by class, the largest class first.
     """
-    classes, counts = np.unique(np.concatenate([one.ravel() for one in maps]), return_counts=True)
-    ordered = classes[np.argsort(-counts, kind="stable")]
-    return {int(one): COLOURS[rank] if rank < len(COLOURS) else OTHER for rank, one in enumerate(ordered)}
+    found, counts = np.unique(np.concatenate([one.ravel() for one in maps]), return_counts=True)
+    ordered = [int(one) for one in found[np.argsort(-counts, kind="stable")]]
+    if 0 < classes <= len(COLOURS):
+        return {one: COLOURS[one] if 0 <= one < len(COLOURS) else OTHER for one in ordered}
+    return {one: COLOURS[rank] if rank < len(COLOURS) else OTHER for rank, one in enumerate(ordered)}
 
 
 def drawn_classes(pixels: np.ndarray, classes: np.ndarray, colours: dict[int, str]) -> np.ndarray:
@@ -91,7 +97,8 @@ def drawn_classes(pixels: np.ndarray, classes: np.ndarray, colours: dict[int, st
     table = np.array([rgb(colours[one]) for one in sorted(colours)], dtype=np.float64)
     painted = table[np.searchsorted(sorted(colours), classes)]
     grey = pixels.mean(axis=2, keepdims=True)
-    return np.uint8(np.round(OPACITY * painted + (1 - OPACITY) * grey))
+    mixed: np.ndarray = np.round(OPACITY * painted + (1 - OPACITY) * grey)
+    return mixed.astype(np.uint8)
 
 
 def drawn_differences(pixels: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:

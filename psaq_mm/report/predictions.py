@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def compare(inputs: Sequence[Input], teacher: nn.Module, student: nn.Module, met
 
 
 @torch.no_grad()
-def predicted(model: nn.Module, batch: Any) -> Any:
+def predicted(model: Any, batch: Any) -> Any:
     """A model's data sample of a batch of one picture; the class scores of a model without ``test_step``."""
     if hasattr(model, "test_step"):
         # A copy, because predictions are written into the samples of the batch.
@@ -52,7 +53,7 @@ def compared(one: Input, samples: list[Any], meta: dict[str, Any]) -> Comparison
     """The comparison of two models' predictions on a picture."""
     for fits, show in KINDS:
         if all(fits(sample) for sample in samples):
-            return show(one, samples, meta)
+            return replace(show(one, samples, meta), generated=one.path is None)
     raise PSAQError(f"{type(samples[0]).__name__} has neither boxes nor a class map nor class scores to show")
 
 
@@ -68,10 +69,7 @@ def class_map(sample: Any) -> np.ndarray | None:
     if panoptic is not None:
         return panoptic.sem_seg.squeeze().cpu().numpy().astype(np.int64) % INSTANCE_OFFSET
     semantic = getattr(sample, "pred_sem_seg", None)
-    if semantic is None:
-        return None
-    found: np.ndarray = getattr(semantic, "data", None).squeeze().cpu().numpy().astype(np.int64)
-    return found
+    return None if semantic is None else semantic.data.squeeze().cpu().numpy().astype(np.int64)
 
 
 def show_detections(one: Input, samples: list[Any], meta: dict[str, Any]) -> Comparison:
@@ -94,7 +92,7 @@ def show_classes_of_pixels(one: Input, samples: list[Any], meta: dict[str, Any])
     """Coloured class maps, the pixels in which they differ, and the share of each class."""
     maps = [found for sample in samples if (found := class_map(sample)) is not None]
     pixels = one.pixels if one.path is None else as_seen(one.path, one.pixels, samples[0])
-    colours = class_colours(maps)
+    colours = class_colours(maps, len(meta.get("classes") or ()))
     pictures = [
         encoded(drawn_classes(pixels, found, colours), title, f"classes of the {title} model in {one.name}")
         for title, found in zip(TITLES, maps, strict=True)

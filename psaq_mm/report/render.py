@@ -109,27 +109,31 @@ def render(report: Report, sensitivity: dict[str, Any] | None = None) -> str:
         "figures": figures_chart(report),
         "coverage": coverage_chart(report.coverage),
         "time": time_chart(report),
-        **{key: sensitivity and sensitivity_chart(sensitivity, key) for key in ("features", "logits")},
+        **{key: sensitivity_chart(sensitivity, key) if sensitivity else None for key in ("features", "logits")},
     }
     drawn = [one for one in (*charts.values(), *histograms) if one is not None]
     figures = [{"key": one.key, **one.figure} for one in drawn]
     rows = (sensitivity or {}).get("rows", [])
-    return environment().get_template("template.html.j2").render(
-        report=report,
-        charts=charts,
-        histograms=list(zip(report.histograms, histograms, strict=True)),
-        metrics=metrics_table(report),
-        row_names=[row_name(row) for row in report.rows],
-        quantized=sum(row["bits"] is not None for row in report.coverage),
-        coverage=report.coverage[:MOST_ROWS],
-        kinds=kinds_table(report),
-        sensitivity=sensitivity,
-        sensitive=sorted(rows, key=lambda row: -row["features"])[:MOST_SENSITIVE],
-        style=Markup(page_file("style.css")),
-        script=Markup(page_file("script.js")),
-        plotly=Markup(get_plotlyjs()),
-        # "<" could end the script that holds the charts.
-        figures=Markup(json.dumps(figures, allow_nan=False).replace("<", "\\u003c")),
+    return (
+        environment()
+        .get_template("template.html.j2")
+        .render(
+            report=report,
+            charts=charts,
+            histograms=list(zip(report.histograms, histograms, strict=True)),
+            metrics=metrics_table(report),
+            row_names=[row_name(row) for row in report.rows],
+            quantized=sum(row["bits"] is not None for row in report.coverage),
+            coverage=report.coverage[:MOST_ROWS],
+            kinds=kinds_table(report),
+            sensitivity=sensitivity,
+            sensitive=sorted(rows, key=lambda row: -row["features"])[:MOST_SENSITIVE],
+            style=Markup(page_file("style.css")),
+            script=Markup(page_file("script.js")),
+            plotly=Markup(get_plotlyjs()),
+            # "<" could end the script that holds the charts.
+            figures=Markup(json.dumps(figures, allow_nan=False).replace("<", "\\u003c")),
+        )
     )
 
 
