@@ -33,7 +33,8 @@ def main() -> int:
     config, checkpoint = job.runner.artifact_paths
     job.say(f"quantized model: {config} {checkpoint}")
     job.say(f"samples: {job.runner.folder / 'samples.png'}; figures: {job.path}")
-    job.say(f"report: {job.runner.folder / 'report.html'}")
+    if job.report_path is not None:
+        job.say(f"report: {job.report_path}")
     return 0
 
 

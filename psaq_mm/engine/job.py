@@ -55,6 +55,7 @@ class Job:
     Attributes:
         results: The record.
         path: The path of ``results.json``.
+        report_path: The path of ``report.html``; None while there is none.
 
     Raises:
         UsageError: The recipe is not valid, the work dir not writable, or the folder of pictures without images.
@@ -62,6 +63,7 @@ class Job:
 
     def __init__(self, cfg: Config, console: Console, command: str | None = None) -> None:
         self.console, self.command = console, command
+        self.report_path: Path | None = None
         if pictures := (cfg.get("dfq") or {}).get("pictures"):
             picture_files(pictures)
         self.say("building the model")
@@ -105,9 +107,10 @@ class Job:
         if not is_main_process():
             return
         try:
-            write_report(report_of(self.contents()), self.runner.folder)
+            self.report_path = write_report(report_of(self.contents()), self.runner.folder)
         except Exception as error:  # such as a full disk, or a model that cannot be run in this way
-            self.runner.logger.warning(f"no report was written ({type(error).__name__}: {error})")
+            reason = " ".join(str(error).split())
+            self.runner.logger.warning(f"no report was written ({type(error).__name__}: {reason})")
 
     def contents(self) -> Run:
         """What the report is made of."""

@@ -60,9 +60,8 @@ class DFQRunner(Runner):
 
     The config is the host's with ``runner_type='psaq_mm.DFQRunner'``, ``load_from`` and ``dfq``. The keys of ``dfq``
     are ``quantization`` (a policy and its ``scope``), ``generate``, ``calibrate`` and ``distill`` (the loops of the
-    stages), ``by_bits`` (changes of these by bit width), ``pool_capacity`` (the largest number of samples), ``arm`` (a
-    name for the results), ``progress`` (show a progress bar on the terminal and write the log to its file only) and
-    ``pictures`` (a folder with pictures for the report).
+    stages), ``by_bits`` (their changes by bit width), ``pool_capacity`` (the most samples), ``arm`` (a name for the
+    results), ``progress`` (progress bars, the log in its file only) and ``pictures`` (a folder for the report).
 
     Attributes:
         teacher: The float model.

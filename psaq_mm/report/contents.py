@@ -40,6 +40,7 @@ class Comparison:
         shares: For each row the lengths of two bars from 0 to 1, of the float and of the quantized model; empty for
             a table without bars.
         generated: Whether the picture is a generated one.
+        remark: What the pictures leave out; empty for nothing.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Comparison:
     colours: tuple[str, ...] = ()
     shares: tuple[tuple[float, float], ...] = ()
     generated: bool = False
+    remark: str = ""
 
 
 @dataclass(frozen=True)

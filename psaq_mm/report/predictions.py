@@ -20,6 +20,8 @@ from .pictures import MIN_SCORE, class_colours, drawn_classes, drawn_detections,
 
 TITLES = ("float", "quantized")
 TOP = 5
+# Most detections drawn into one picture: more hide each other, and drawing takes seconds.
+DRAWN = 15
 # In mmdet's panoptic maps: class + 1000 * instance.
 INSTANCE_OFFSET = 1000
 
@@ -77,15 +79,17 @@ def show_detections(one: Input, samples: list[Any], meta: dict[str, Any]) -> Com
     pictures, counts = [], []
     for title, sample in zip(TITLES, samples, strict=True):
         pixels = one.pixels if one.path is None else as_seen(one.path, one.pixels, sample)
-        found = sample.pred_instances
-        labels = found.labels[found.scores > MIN_SCORE].tolist()
-        names = Counter(class_name(meta, label) for label in labels)
+        found = sample.pred_instances[sample.pred_instances.scores > MIN_SCORE]
+        names = Counter(class_name(meta, label) for label in found.labels.tolist())
         counts.append(names)
         text = ", ".join(f"{number} {name}" for name, number in names.most_common()) or "none"
-        drawn = drawn_detections(pixels, sample, meta)
+        best = found[found.scores.argsort(descending=True, stable=True)[:DRAWN]]
+        drawn = drawn_detections(pixels, type(sample)(pred_instances=best, metainfo=sample.metainfo), meta)
         pictures.append(encoded(drawn, title, f"detections of the {title} model in {one.name}: {text}"))
     rows = [(name, str(counts[0][name]), str(counts[1][name])) for name in sorted(counts[0] | counts[1])]
-    return Comparison(one.name, tuple(pictures), ("class", *TITLES), tuple(rows))
+    many = max(sum(one.values()) for one in counts) > DRAWN
+    remark = f"Detections with a score above {MIN_SCORE}{f', the {DRAWN} best of which are drawn' if many else ''}."
+    return Comparison(one.name, tuple(pictures), ("class", *TITLES), tuple(rows), remark=remark)
 
 
 def show_classes_of_pixels(one: Input, samples: list[Any], meta: dict[str, Any]) -> Comparison:

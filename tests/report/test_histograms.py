@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from psaq_mm.quantization import (
-    QuantLinear,
     Quantizer,
+    QuantLinear,
     QuantSpec,
     WeightQuantizer,
     activation_spec,
