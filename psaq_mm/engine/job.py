@@ -116,8 +116,9 @@ class Job:
         """What the report is made of."""
         runner, results = self.runner, self.results
         quantized = results.rows[-1]
+        named_config = runner.cfg.filename is not None
         facts = {
-            "config": results.config,
+            **({"config": results.config} if named_config else {}),
             "model": runner.model_name,
             "checkpoint": str(runner.cfg.load_from),
             "bits": f"W{quantized.weight_bits}A{quantized.activation_bits}",
@@ -130,7 +131,7 @@ class Job:
         if get_world_size() > 1:
             facts["processes"] = str(get_world_size())
         return Run(
-            title=Path(results.config).stem,
+            title=Path(results.config).stem if named_config else runner.model_name,
             teacher=runner.teacher,
             student=runner.student,
             images=runner.pool.latest(REPORTED),

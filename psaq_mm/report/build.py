@@ -28,8 +28,8 @@ from .predictions import compare
 
 T = TypeVar("T")
 SHOWN_SAMPLES = 16
-# Images for the histograms, and how many at once.
-COUNTED, AT_ONCE = 16, 4
+# Images for the histograms, one at a time, since memory is needed for no gradients but full-size models are large.
+COUNTED = 16
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def comparisons_of(run: Run, remarks: dict[str, str]) -> list[Comparison]:
 def count(run: Run) -> None:
     """Run the student on samples."""
     device = next(run.teacher.parameters()).device
-    for batch in run.images[-COUNTED:].split(AT_ONCE):
+    for batch in run.images[-COUNTED:].split(1):
         run.forward(run.student, batch.to(device))
 
 

@@ -74,7 +74,7 @@ def inputs_of_files(files: list[Path], cfg: Any, model: nn.Module) -> list[Input
     while "dataset" in described:  # a wrapper that repeats or balances a data set
         described = described["dataset"]
     if not described.get("pipeline"):
-        raise PSAQError("the config has no test pipeline (test_dataloader), through which pictures go to the model")
+        raise PSAQError("the config has no test pipeline for pictures: add a test_dataloader or leave out --pictures")
     steps = [step for step in described["pipeline"] if "Annotation" not in short_type(step)]
     with TRANSFORMS.switch_scope_and_registry(cfg.get("default_scope")):
         pipeline = Compose(steps)
@@ -83,7 +83,9 @@ def inputs_of_files(files: list[Path], cfg: Any, model: nn.Module) -> list[Input
     for number, path in enumerate(files):
         data = pipeline({"img_path": str(path), "img_id": number, **extra})
         if data is None:
-            raise PSAQError(f"the test pipeline of the config takes no picture such as {path.name}")
+            raise PSAQError(
+                f"the test pipeline of the config gives nothing for {path.name}: leave it out of --pictures"
+            )
         found.append(Input(path.name, read_image(path), pseudo_collate([data]), path))
     return found
 

@@ -56,7 +56,9 @@ def compared(one: Input, samples: list[Any], meta: dict[str, Any]) -> Comparison
     for fits, show in KINDS:
         if all(fits(sample) for sample in samples):
             return replace(show(one, samples, meta), generated=one.path is None)
-    raise PSAQError(f"{type(samples[0]).__name__} has neither boxes nor a class map nor class scores to show")
+    raise PSAQError(
+        f"{type(samples[0]).__name__} has neither boxes nor class maps nor class scores: such predictions are not shown"
+    )
 
 
 def class_name(meta: dict[str, Any], index: int) -> str:

@@ -113,7 +113,6 @@ def chromium(folder: Path) -> Iterator[Page]:
     """
     program = executable()
     assert program is not None
-    # Its own folder as home: some packagings write there.
     command = [program, *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from psaq_mm.report import render, write_report
-from tests.report import browser
 from tests.report.conftest import complete, sensitivity_record
+
+pytest.importorskip("websocket", reason="websocket-client is not installed: see requirements/dev.txt")
+from tests.report import browser  # noqa: E402
 
 pytestmark = pytest.mark.skipif(browser.executable() is None, reason=f"none of {', '.join(browser.NAMES)} is installed")
 PHONE, DESKTOP = 360, 1280

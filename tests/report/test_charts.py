@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 
 from psaq_mm.report import charts
+from psaq_mm.report.pictures import rgb
+from psaq_mm.report.render import page_file
 from tests.report.conftest import CLOSING, NASTY, sensitivity_record
 
 
@@ -29,6 +32,22 @@ def test_every_chart_has_axes_with_titles_a_description_and_no_colours_of_text(r
         assert len(one.description) > 20 and one.figure["data"]
         assert "font" not in layout and layout["paper_bgcolor"] == "rgba(0,0,0,0)"
         assert "template" not in layout or not layout["template"].get("layout")
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2.1 defines it."""
+    linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in (one / 255 for one in rgb(colour))]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_marks_stand_out_in_both_modes():
+    """A contrast of 3 with the page and with its panels, as WCAG 2.1 asks for graphics."""
+    grounds = re.findall(r"--(?:page|panel): (#\w{6})", page_file("style.css"))
+    assert len(grounds) == 4
+    for ground in grounds:
+        for colour in charts.SERIES:
+            low, high = sorted((luminance(ground), luminance(colour)))
+            assert (high + 0.05) / (low + 0.05) >= 3, (colour, ground)
 
 
 def test_ap_is_shown_in_per_cent_and_kl_is_not(report):

@@ -90,7 +90,7 @@ def test_the_quantized_models_favourite_is_always_shown():
 
 
 def test_other_predictions_are_refused():
-    with pytest.raises(PSAQError, match="DetDataSample has neither boxes nor a class map nor class scores"):
+    with pytest.raises(PSAQError, match="DetDataSample has neither boxes nor class maps nor class scores"):
         compared(PICTURE, [DetDataSample(), DetDataSample()], META)
 
 
