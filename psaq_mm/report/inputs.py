@@ -17,7 +17,7 @@ from ..models import pixel_bounds, takes_rgb
 from ..models.hosts.language import takes_text, text_of
 from ..models.hosts.types import short_type
 from ..models.preprocessing import statistics
-from ..visualization.detections import read_image
+from ..visualization.images import read_image
 from ..visualization.samples import image_grid
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}

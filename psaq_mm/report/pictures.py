@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..visualization.detections import draw
 from .contents import Picture
 
 # Together, 8 comparisons of two pictures and the grid of samples take two megabytes; plotly takes five of the eight.
@@ -63,6 +62,9 @@ def drawn_detections(pixels: np.ndarray, sample: Any, meta: dict[str, Any]) -> n
         sample: A data sample with ``pred_instances``.
         meta: ``classes`` and ``palette`` of the data set.
     """
+    # Not imported at the top, since it imports mmdet, which segmentors and classifiers do not need.
+    from ..visualization.detections import draw
+
     return draw(pixels, sample, meta, MIN_SCORE)
 
 

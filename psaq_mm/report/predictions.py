@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import PSAQError
-from ..visualization.detections import as_seen
+from ..visualization.images import as_seen
 from .contents import Comparison
 from .inputs import Input
 from .pictures import MIN_SCORE, class_colours, drawn_classes, drawn_detections, drawn_differences, encoded

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 from psaq_mm.engine.run_state import recipe_hash
 from psaq_mm.report import Report, call_text
 from psaq_mm.report.build import without_home
+from tests.conftest import ROOT
 
 FAST = {"dfq.distill.cycles": 0}
 
@@ -122,6 +125,13 @@ def test_a_run_that_is_stopped_before_its_report_gets_one_by_resuming(run_dfq, t
     outcome = run_dfq(FAST, "--resume")
     assert outcome.code == 0, outcome.err
     assert contents(work).rows[1]["seconds"]["generate"] > 0
+
+
+def test_no_library_is_imported_before_a_config_names_it():
+    """Their imports take seconds and print warnings, and not all of them are always installed."""
+    code = "import sys, psaq_mm.engine.job; print(sorted({'mmdet', 'mmseg', 'mmpretrain'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr[-2000:]
 
 
 def test_paths_of_this_user_are_shortened(monkeypatch, tmp_path):
