@@ -122,6 +122,7 @@ def render(report: Report, sensitivity: dict[str, Any] | None = None) -> str:
             charts=charts,
             histograms=list(zip(report.histograms, histograms, strict=True)),
             metrics=metrics_table(report),
+            scaled=any(one.host == "mmdet" for row in report.rows for key in row["metrics"] if (one := metric_of(key))),
             row_names=[row_name(row) for row in report.rows],
             quantized=sum(row["bits"] is not None for row in report.coverage),
             coverage=report.coverage[:MOST_ROWS],
