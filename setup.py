@@ -111,6 +111,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["psaq_mm*"]),
+    package_data={"psaq_mm.report": ["page/*"]},
     cmdclass={"build_py": BuildWithMim, "bdist_wheel": WheelWithMim, "sdist": SourcesWithMim},
     # OpenMMLab comes in two distributions with the same import names, so it is never required here: a second one
     # would be installed over the first. psaq_mm/compat.py says what is missing.

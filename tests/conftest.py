@@ -37,6 +37,7 @@ SHORT_RUN = {
     "dfq.generate.generator.warmup": 1,
     "dfq.calibrate.images": 4,
     "dfq.calibrate.batch_size": 2,
+    "dfq.report": False,  # drawing takes seconds
     "dfq.distill.cycles": 1,
     "dfq.distill.generator_steps": 2,
     "dfq.distill.generator_images": 2,
@@ -208,6 +209,8 @@ def finished(tiny_recipe, tiny_checkpoint, tmp_path_factory):
     from psaq_mm.engine.job import Job
 
     folder = tmp_path_factory.mktemp("finished")
-    job = Job(named(copy.deepcopy(tiny_recipe), folder), Console(quiet=True))
+    cfg = named(copy.deepcopy(tiny_recipe), folder)
+    cfg.dfq.report = True
+    job = Job(cfg, Console(quiet=True))
     job.run()
     return job

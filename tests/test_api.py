@@ -101,7 +101,17 @@ def test_the_analysis_of_a_model_in_memory_writes_no_files(tmp_path):
 def test_saved_and_loaded_it_is_the_same(in_memory, tmp_path):
     _, result, _ = in_memory
     folder = result.save(tmp_path / "out")
-    assert {path.name for path in folder.iterdir()} == {"quantized.pth", "coverage.json", "samples.png"}
+    assert {path.name for path in folder.iterdir()} == {
+        "quantized.pth",
+        "coverage.json",
+        "samples.png",
+        "report.json",
+        "report.html",
+    }
+    report = json.loads((folder / "report.json").read_text())
+    assert report["notes"] == {} and len(report["comparisons"]) == 4 and len(report["histograms"]) == 12
+    # top-5 of ten classes, and the quantized model's own favourite where it is another
+    assert all(len(one["rows"]) in (5, 6) for one in report["comparisons"])
     assert len(json.loads((folder / "coverage.json").read_text())["rows"]) == len(result.coverage.rows)
     loaded = psaq_mm.load(folder, small_vit())
     images = torch.randn(2, 3, SIZE, SIZE)

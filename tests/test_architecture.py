@@ -27,10 +27,11 @@ RANKS = {
     "datasets": 4,
     "deployment": 5,
     "visualization": 5,
-    "engine": 6,
-    "in_memory": 7,
-    "api": 8,
-    "cli": 8,
+    "report": 6,
+    "engine": 7,
+    "in_memory": 8,
+    "api": 9,
+    "cli": 9,
 }
 CORES = ("quantization", "generation", "distillation")
 MODULES = sorted(PACKAGE.rglob("*.py"))

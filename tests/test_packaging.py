@@ -133,7 +133,8 @@ def test_a_wheel_from_an_editable_checkout_is_the_same(source, wheel, tmp_path):
 
 
 def test_it_holds_the_package_and_nothing_else(wheel):
-    expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "psaq_mm").rglob("*.py")}
+    page = (ROOT / "psaq_mm" / "report" / "page").iterdir()
+    expected = {path.relative_to(ROOT).as_posix() for path in [*(ROOT / "psaq_mm").rglob("*.py"), *page]}
     modules = {name for name in wheel.namelist() if ".mim/" not in name and ".dist-info/" not in name}
     assert modules == expected
 

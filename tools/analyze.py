@@ -11,6 +11,7 @@ from psaq_mm.cli import CONSOLE, common_arguments, positive, read_config, run_to
 from psaq_mm.engine.analysis.mixed import mixed_recipe, save_recipe
 from psaq_mm.engine.analysis.sensitivity import SOURCES, TENSORS, SensitivityRun
 from psaq_mm.engine.recipe import parse_bits, recipe_of
+from psaq_mm.report import rewrite_report
 from psaq_mm.visualization.sensitivity import worst_table
 
 
@@ -34,6 +35,8 @@ def main() -> int:
     table = run.run()
     CONSOLE.print(worst_table(table.rows, table.score(args.score)))
     CONSOLE.print(f"{len(table.rows)} rows: {run.path}", soft_wrap=True, highlight=False)
+    if page := rewrite_report(run.folder):
+        CONSOLE.print(f"in the report: {page}", soft_wrap=True, highlight=False)
     if budget is not None:
         chosen = table.allocate(budget, args.score)
         path = run.folder / "mixed.py"

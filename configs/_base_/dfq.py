@@ -60,13 +60,26 @@ dfq = dict(
         # At fewer bits rotated channels gain more, and are worth the time that a deployed model takes for them.
         w4a8=dict(quantization=dict(rotation='hadamard')),
         w3a8=dict(quantization=dict(rotation='hadamard')),
-        # Below 8 bits, outliers of activations are worth less than the steps they cost.
+        # Below 8 bits, outliers of activations are worth less than the steps they cost, and a uniform grid has no value
+        # for the many small shares of attention.
         w6a6=dict(
-            quantization=dict(activation_observer='percentile', norm_inputs='per_channel', rotation='hadamard')),
+            quantization=dict(
+                activation_observer='percentile',
+                norm_inputs='per_channel',
+                rotation='hadamard',
+                softmax_grid='log2')),
         w4a4=dict(
             quantization=dict(
-                activation_observer='percentile', percentile=0.1, norm_inputs='per_channel', rotation='hadamard'),
+                activation_observer='percentile',
+                percentile=0.1,
+                norm_inputs='per_channel',
+                rotation='hadamard',
+                softmax_grid='log_sqrt2'),
             distill=dict(cycles=4)),
         w3a3=dict(
             quantization=dict(
-                activation_observer='percentile', percentile=0.1, norm_inputs='per_channel', rotation='hadamard'))))
+                activation_observer='percentile',
+                percentile=0.1,
+                norm_inputs='per_channel',
+                rotation='hadamard',
+                softmax_grid='log2'))))

@@ -13,6 +13,7 @@ from torch import nn
 from ..engine.hooks.report import ReportHook
 from ..engine.job import Job
 from ..in_memory import quantize_model
+from ..report import call_text
 from .arguments import Progress, check_arguments, only_for_configs, recipe_config
 from .results import Result, Samples
 
@@ -73,7 +74,8 @@ def quantize(
     cfg = recipe_config(model, options, work_dir, checkpoint, bits, image_size)
     if not evaluate:
         cfg.update(dict.fromkeys(("test_dataloader", "test_evaluator", "test_cfg")))
-    job = Job(cfg, Console(quiet=progress is not True))
+    settings = {"checkpoint": checkpoint, "bits": bits, "image_size": image_size, "seed": seed or None}
+    job = Job(cfg, Console(quiet=progress is not True), call_text(model, {**settings, "options": options}))
     job.runner.shows_progress = progress is True
     if callable(progress):
         job.runner.register_hook(ReportHook(progress))

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from ..in_memory import save_model
 from ..quantization import CoverageReport
+from ..report import write_model_report
 from ..utils.atomic_files import save_json, save_with, writable_folder
 from ..visualization.samples import samples_picture
 
 FILES = ("quantized.py", "quantized.pth", "coverage.json", "results.json", "samples.pth", "samples.png")
+REPORT = ("report.json", "report.html")
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ class Result:
         """Write the model in a form that :func:`load` reads and, for models of a config, also the hosts' own tools.
 
         For a model of a config these are ``quantized.py`` and ``quantized.pth``, which the test tools of mmdet, mmseg
-        and mmpretrain read, ``coverage.json``, ``results.json`` and the samples. For a model in memory they are
-        ``quantized.pth``, ``coverage.json`` and ``samples.png``.
+        and mmpretrain read, ``coverage.json``, ``results.json``, the samples and the report. For a model in memory they
+        are ``quantized.pth``, ``coverage.json``, ``samples.png`` and the report.
 
         Args:
             folder: The folder to write to. It is created if it does not exist; existing files are replaced.
@@ -94,8 +96,9 @@ class Result:
             save_model(self.model, self.quantization, target)
             save_json(json.loads(self.coverage.to_json()), target / "coverage.json")
             save_with(lambda path: self.samples.picture().save(path), target / "samples.png")
+            write_model_report(self.model, self.samples.model, self.samples.images, self.coverage, target)
             return target
-        for name in FILES:
+        for name in (*FILES, *REPORT):
             source = self.work_dir / name
             if source.exists() and source.resolve() != (target / name).resolve():
                 save_with(partial(shutil.copyfile, source), target / name)

@@ -1,21 +1,28 @@
-"""A complete run: evaluate the float model, quantize, evaluate the quantized model, and record both."""
+"""A complete run: evaluate the float model, quantize, evaluate the quantized model, record both and report."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 from rich.console import Console
 from rich.table import Table
 
-from ..models import named
+from ..models import calibration_function, named
+from ..models.checkpoint import class_names
+from ..report import Run, command_line, conditions, picture_files, report_of, write_report
 from ..utils.memory import peak_memory_mib, reset_peak_memory
 from .arms import arm_of
 from .results import Results, Row, results_table
 from .runner import DFQRunner
+
+# The newest samples, of which the report shows some and on all of which it counts values.
+REPORTED = 16
 
 
 def dataset_name(runner: DFQRunner) -> tuple[str, int]:
@@ -28,20 +35,37 @@ def dataset_name(runner: DFQRunner) -> tuple[str, int]:
     return f"{named(described.get('type', 'none'))} {folder}".strip(), images
 
 
+def dataset_meta(runner: DFQRunner) -> dict[str, Any]:
+    """``classes`` and ``palette`` of the test set or, without one, of the checkpoint, as far as they are known."""
+    loop = runner._test_loop
+    found = dict(getattr(loop.dataloader.dataset, "metainfo", None) or {}) if isinstance(loop, BaseLoop) else {}
+    saved = class_names(runner.checkpoint_meta)
+    saved = {"classes": saved.get("CLASSES"), "palette": saved.get("PALETTE"), **(saved.get("dataset_meta") or {})}
+    return {key: found.get(key) or saved.get(key) for key in ("classes", "palette")}
+
+
 class Job:
     """Runs a recipe, with evaluations before and after the quantization.
 
     Args:
         cfg: The recipe.
         console: Receives a line for each step.
+        command: What is run, for the report; default: the command line of this process.
 
     Attributes:
         results: The record.
         path: The path of ``results.json``.
+        report_path: The path of ``report.html``; None while there is none.
+
+    Raises:
+        UsageError: The recipe is not valid, the work dir not writable, or the folder of pictures without images.
     """
 
-    def __init__(self, cfg: Config, console: Console) -> None:
-        self.console = console
+    def __init__(self, cfg: Config, console: Console, command: str | None = None) -> None:
+        self.console, self.command = console, command
+        self.report_path: Path | None = None
+        if pictures := (cfg.get("dfq") or {}).get("pictures"):
+            picture_files(pictures)
         self.say("building the model")
         self.runner = DFQRunner.from_cfg(cfg)
         self.path = Path(self.runner.work_dir) / "results.json"
@@ -53,7 +77,8 @@ class Job:
             self.console.print(f"[bold]psaq_mm[/] {text}", highlight=False, soft_wrap=True)
 
     def run(self) -> Results:
-        """Run all stages; ``results.json`` is written after each.
+        """Run all stages; ``results.json`` is written after each, and ``report.html`` at the end, unless
+        the recipe has ``report=False``.
 
         Returns:
             The record.
@@ -75,7 +100,55 @@ class Job:
         self.results.coverage = {"quantized": runner.coverage.quantized, "fp": runner.coverage.fp}
         self.say(f"evaluating the quantized model ({runner.artifact_paths[1]})")
         self.evaluated(row)
+        if runner.options.get("report", True):
+            self.report()
         return self.results
+
+    def report(self) -> None:
+        """Write ``report.html`` in the main process. Failures are warnings: everything else has been written."""
+        if not is_main_process():
+            return
+        try:
+            self.report_path = write_report(report_of(self.contents()), self.runner.folder)
+        except Exception as error:  # such as a full disk, or a model that cannot be run in this way
+            reason = " ".join(str(error).split())
+            self.runner.logger.warning(f"no report was written ({type(error).__name__}: {reason})")
+
+    def contents(self) -> Run:
+        """What the report is made of."""
+        runner, results = self.runner, self.results
+        quantized = results.rows[-1]
+        named_config = runner.cfg.filename is not None
+        facts = {
+            **({"config": results.config} if named_config else {}),
+            "model": runner.model_name,
+            "checkpoint": str(runner.cfg.load_from),
+            "bits": f"W{quantized.weight_bits}A{quantized.activation_bits}",
+            "scheme and scope": f"{runner.policy.scheme}, {runner.scope}",
+            "test set": f"{results.dataset}, {results.images} images" if results.images else "none",
+            "generated images": str(len(runner.pool)),
+            "seed": str(quantized.seed),
+            **conditions(runner.device),
+        }
+        if get_world_size() > 1:
+            facts["processes"] = str(get_world_size())
+        return Run(
+            title=Path(results.config).stem if named_config else runner.model_name,
+            teacher=runner.teacher,
+            student=runner.student,
+            images=runner.pool.latest(REPORTED),
+            coverage=runner.coverage,
+            forward=calibration_function(runner.scope, runner.teacher),
+            facts=facts,
+            command=command_line() if self.command is None else self.command,
+            rows=json.loads(self.path.read_text())["rows"],
+            no_figures=runner.no_evaluation,
+            cfg=runner.cfg,
+            meta=dataset_meta(runner),
+            pictures=runner.options.get("pictures") or "",
+            recipe=Config({"dfq": runner.options.to_dict()}).pretty_text,
+            warn=runner.logger.warning,
+        )
 
     def evaluated(self, row: Row) -> None:
         """Evaluate the runner's model and add the metrics to a row."""

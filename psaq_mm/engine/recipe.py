@@ -10,7 +10,19 @@ from mmengine.config import Config, ConfigDict
 from ..errors import UsageError
 from ..utils.config_lookup import find_file
 
-KEYS = ("quantization", "generate", "calibrate", "distill", "by_bits", "arm", "progress", "pool_capacity", "text")
+KEYS = (
+    "quantization",
+    "generate",
+    "calibrate",
+    "distill",
+    "by_bits",
+    "arm",
+    "progress",
+    "pool_capacity",
+    "text",
+    "pictures",
+    "report",
+)
 # Old names of keys (before version 0.2), which are still accepted.
 OLD_SECTIONS = {"images": "generate", "cycle": "distill", "quiet": "progress"}
 DEFAULTS = {"mmdet": "dfq_coco", "mmseg": "dfq_ade20k", "mmpretrain": "dfq_imagenet"}

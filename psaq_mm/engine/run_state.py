@@ -184,8 +184,9 @@ def common_state(states: list[tuple[Path, dict[str, Any]]]) -> tuple[Path, dict[
 
 
 def recipe_hash(model: dict[str, Any], recipe: dict[str, Any], seed: int | None) -> str:
-    """SHA-256 of the settings that must be equal for a run to be resumed."""
-    parts: dict[str, Any] = {"model": model, "dfq": recipe, "seed": seed}
+    """SHA-256 of the settings that must be equal for a run to be resumed; the report's pictures are not among them."""
+    settings = {key: value for key, value in recipe.items() if key not in ("pictures", "report")}
+    parts: dict[str, Any] = {"model": model, "dfq": settings, "seed": seed}
     if get_world_size() > 1:  # the processes share the work by their number
         parts["processes"] = get_world_size()
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

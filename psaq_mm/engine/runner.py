@@ -60,8 +60,8 @@ class DFQRunner(Runner):
 
     The config is the host's with ``runner_type='psaq_mm.DFQRunner'``, ``load_from`` and ``dfq``. The keys of ``dfq``
     are ``quantization`` (a policy and its ``scope``), ``generate``, ``calibrate`` and ``distill`` (the loops of the
-    stages), ``by_bits`` (changes of these by bit width), ``pool_capacity`` (the largest number of samples), ``arm`` (a
-    name for the results) and ``progress`` (show a progress bar on the terminal and write the log to its file only).
+    stages), ``by_bits`` (their changes by width), ``pool_capacity`` (the most samples), ``arm`` (a name for results),
+    ``progress`` (bars, the log in its file only), ``pictures`` (a folder) and ``report`` (False for none).
 
     Attributes:
         teacher: The float model.

@@ -84,6 +84,10 @@ class SamplePool:
         """The ``count`` oldest images, or all if there are fewer; a copy."""
         return self._stack(range(min(count, len(self))))
 
+    def latest(self, count: int) -> Tensor:
+        """The ``count`` newest images, or all if there are fewer, oldest first; a copy."""
+        return self._stack(range(max(0, len(self) - count), len(self)))
+
     @property
     def held(self) -> Tensor:
         """The images that are held out, at least one; a copy."""

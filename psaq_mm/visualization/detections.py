@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
-import mmcv
 import numpy as np
 import torch
 from mmdet.apis import inference_detector, init_detector
@@ -18,9 +16,10 @@ from mmdet.visualization import DetLocalVisualizer
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from ..errors import PSAQError, UsageError
+from ..errors import PSAQError
 from ..models.checkpoint import read_checkpoint
 from ..utils.config_lookup import find_config, find_file
+from .images import as_seen, read_image
 
 SHORT_SIDE = 480
 # Largest side of one picture, and largest height of a page without its titles, so that viewers can open it.
@@ -43,32 +42,6 @@ def open_detector(config: Path, checkpoint: Path, device: str) -> nn.Module:
     config, checkpoint = find_config(config), find_file(checkpoint)
     read_checkpoint(checkpoint)
     return init_detector(str(config), str(checkpoint), device=device)
-
-
-def read_image(path: Path, flag: str = "color") -> np.ndarray:
-    """Read an image as the hosts' pipelines do, ``(H, W, 3)`` uint8 RGB.
-
-    Args:
-        path: Path of the image.
-        flag: Flag of ``mmcv.imread``: ``'color'`` rotates the image by its EXIF orientation,
-            ``'color_ignore_orientation'`` does not.
-
-    Raises:
-        UsageError: The file is missing or not an image.
-    """
-    try:
-        image = mmcv.imread(path, flag=flag, channel_order="rgb")
-    except (OSError, ValueError, cv2.error):
-        image = None
-    if image is None:
-        raise UsageError(f"{path} is missing or no image: give the paths of images")
-    return image
-
-
-def as_seen(path: Path, image: np.ndarray, sample: DetDataSample) -> np.ndarray:
-    """The image in the orientation of the model's pipeline, which may ignore the EXIF orientation."""
-    shape = tuple(sample.metainfo.get("ori_shape", image.shape[:2]))
-    return image if shape == image.shape[:2] else read_image(path, "color_ignore_orientation")
 
 
 def check_images(paths: Sequence[Path]) -> None:

@@ -33,6 +33,8 @@ FILES = {
     "mask_rcnn_swin_nano_w8a8.py",
     "quantized.pth",
     "quantized.py",
+    "report.html",
+    "report.json",
     "results.json",
     "samples.png",
     "samples.pth",

@@ -1,0 +1,21 @@
+"""The contents of a report and their way through JSON."""
+
+from __future__ import annotations
+
+import json
+
+from psaq_mm.report import Report
+
+
+def test_the_contents_survive_json(report):
+    assert Report.from_dict(json.loads(json.dumps(report.to_dict(), allow_nan=False))) == report
+
+
+def test_an_empty_report_survives_json():
+    report = Report("title", {}, "command", {})
+    assert Report.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+def test_the_values_of_a_histogram_are_all_counted(report):
+    (one, _) = report.histograms
+    assert one.total == sum(one.counts) + 3
