@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,20 @@ class Sensitivity:
         return self.layer, self.tensor
 
 
+class Distances(NamedTuple):
+    """How far the outputs of a network are from the reference, as means over images.
+
+    Attributes:
+        features: :func:`relative_error` of the backbone's outputs.
+        logits: :func:`divergence` or :func:`relative_error` of the logits; None without logits.
+        agreement: :func:`agreement` of the last logits in per cent; None if they are no class scores.
+    """
+
+    features: float
+    logits: float | None
+    agreement: float | None
+
+
 class Reference:
     """The outputs of a network in floating point, from which distances are measured.
 
@@ -50,12 +65,19 @@ class Reference:
         forwards: Computes features and logits, one function for each batch.
         classes: Whether a softmax of the logits over dimension 1 gives probabilities. Their distance is then
             :func:`divergence`, else :func:`relative_error`.
+        scores: Whether the last logits are class scores; default: ``classes``.
     """
 
     def __init__(
-        self, network: nn.Module, batches: Sequence[Tensor], forwards: Sequence[Forward], classes: bool
+        self,
+        network: nn.Module,
+        batches: Sequence[Tensor],
+        forwards: Sequence[Forward],
+        classes: bool,
+        scores: bool | None = None,
     ) -> None:
         self.batches, self.forwards, self.classes = batches, forwards, classes
+        self.scores = classes if scores is None else scores
         self.outputs = [self.run(network, index) for index in range(len(batches))]
 
     @torch.no_grad()
@@ -65,17 +87,25 @@ class Reference:
         features, logits = self.forwards[index](network, self.batches[index].to(device))
         return [one.detach() for one in features], [one.detach() for one in logits]
 
-    def distances(self, network: nn.Module) -> tuple[float, float | None]:
-        """The distances of features and logits, as means over all images; the second is None without logits."""
-        sums, images = [0.0, 0.0], 0
-        for index, (features, logits) in enumerate(self.outputs):
-            moved, scores = self.run(network, index)
-            count = len(self.batches[index])
-            images += count
-            sums[0] += count * relative_error(features, moved)
-            if logits:
-                sums[1] += count * (divergence if self.classes else relative_error)(logits, scores)
-        return sums[0] / images, sums[1] / images if self.outputs[0][1] else None
+    def distances(self, network: nn.Module) -> Distances:
+        """The distances of a network's outputs."""
+        weights = [len(batch) for batch in self.batches]
+        moved = [self.run(network, index) for index in range(len(self.batches))]
+        pairs = list(zip(self.outputs, moved, strict=True))
+
+        def mean(values: Iterable[float]) -> float:
+            return sum(n * value for n, value in zip(weights, values, strict=True)) / sum(weights)
+
+        features = mean(relative_error(one[0], other[0]) for one, other in pairs)
+        if not self.outputs[0][1]:
+            return Distances(features, None, None)
+        distance = divergence if self.classes else relative_error
+        logits = mean(distance(one[1], other[1]) for one, other in pairs)
+        return Distances(
+            features,
+            logits,
+            mean(agreement(one[1][-1], other[1][-1]) for one, other in pairs) if self.scores else None,
+        )
 
 
 def relative_error(reference: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
@@ -101,6 +131,15 @@ def divergence(reference: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
     return sum(parts) / len(parts)
 
 
+def agreement(reference: Tensor, output: Tensor) -> float:
+    """The share of positions at which two maps of class scores have the same largest class, in per cent.
+
+    Example: the scores [[1, 2], [3, 0]] and [[0, 1], [1, 4]] agree in the first row: 50.
+    """
+    first, second = both_classes(reference).argmax(1), both_classes(output).argmax(1)
+    return 100 * float((first == second).double().mean())
+
+
 def both_classes(logits: Tensor) -> Tensor:
     """Logits of all classes: a single channel x becomes ``(x, 0)``, whose softmax is the sigmoid of x."""
     return torch.cat([logits, torch.zeros_like(logits)], 1) if logits.shape[1] == 1 else logits
@@ -119,4 +158,4 @@ def sensitivities(probe: Probe, reference: Reference, tensors: Iterable[ProbedTe
     """
     for one in tensors:
         with probe.only([one.key]) as network:
-            yield Sensitivity(one.layer, one.tensor, one.bits, one.parameters, *reference.distances(network))
+            yield Sensitivity(one.layer, one.tensor, one.bits, one.parameters, *reference.distances(network)[:2])

@@ -16,6 +16,7 @@ from rich.console import Console
 from ..errors import PSAQError, UsageError
 from ..utils.atomic_files import save_with, writable_folder
 from ..utils.memory import peak_memory_mib, reset_peak_memory
+from .analysis.closeness import closeness
 from .arms import ARMS, configure
 from .job import dataset_name
 from .recipe import parse_bits
@@ -118,6 +119,7 @@ class Ablation:
         self.results.coverage = {"quantized": runner.coverage.quantized, "fp": runner.coverage.fp}
         row = Row(arm, weight_bits, activation_bits, seed, samples_sha256=runner.pool.sha256())
         row = self.measured(row, runner)
+        row.metrics |= closeness(runner)
         # Only an interrupted row needs its files, in order to resume. The evaluation, which ends with a collective, is
         # behind all processes: none of them writes there any more.
         if is_main_process():

@@ -17,6 +17,7 @@ from ..models import calibration_function, named
 from ..models.checkpoint import class_names
 from ..report import Run, command_line, conditions, picture_files, report_of, write_report
 from ..utils.memory import peak_memory_mib, reset_peak_memory
+from .analysis.closeness import closeness
 from .arms import arm_of
 from .results import Results, Row, results_table
 from .runner import DFQRunner
@@ -100,6 +101,8 @@ class Job:
         self.results.coverage = {"quantized": runner.coverage.quantized, "fp": runner.coverage.fp}
         self.say(f"evaluating the quantized model ({runner.artifact_paths[1]})")
         self.evaluated(row)
+        row.metrics |= closeness(runner)
+        self.record(row)
         if runner.options.get("report", True):
             self.report()
         return self.results

@@ -12,6 +12,7 @@ from ..backbones import backbone_of
 from ..hosts import kinds_of
 from .detectors import tensors
 from .levels import CLASSIFIER, SEGMENTOR, OutputFunction, backbone_outputs, logits_function
+from .two_stage import DetectorLogits
 
 
 class FeaturesAndLogits:
@@ -24,6 +25,7 @@ class FeaturesAndLogits:
     Attributes:
         classes: Whether the logits are a classifier's or a segmentor's, of which a softmax over dimension 1 gives
             probabilities.
+        scores: Whether the last logits are class scores, as also those of a two-stage detector on the proposals.
     """
 
     def __init__(self, teacher: nn.Module) -> None:
@@ -31,6 +33,7 @@ class FeaturesAndLogits:
         self.logits: OutputFunction | None = None
         with suppress(UsageError):  # DETRs
             self.logits = logits_function(teacher)
+        self.scores = self.classes or isinstance(self.logits, DetectorLogits)
 
     def __call__(self, model: nn.Module, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Both lists of a batch ``(images, channels, H, W)``; the second is empty for a model without such logits."""
