@@ -119,7 +119,7 @@ class Ablation:
         self.results.coverage = {"quantized": runner.coverage.quantized, "fp": runner.coverage.fp}
         row = Row(arm, weight_bits, activation_bits, seed, samples_sha256=runner.pool.sha256())
         row = self.measured(row, runner)
-        row.metrics |= closeness(runner)
+        row.closeness = closeness(runner)
         # Only an interrupted row needs its files, in order to resume. The evaluation, which ends with a collective, is
         # behind all processes: none of them writes there any more.
         if is_main_process():

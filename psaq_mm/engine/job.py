@@ -100,9 +100,8 @@ class Job:
         runner.train()
         self.results.coverage = {"quantized": runner.coverage.quantized, "fp": runner.coverage.fp}
         self.say(f"evaluating the quantized model ({runner.artifact_paths[1]})")
+        row.closeness = closeness(runner)
         self.evaluated(row)
-        row.metrics |= closeness(runner)
-        self.record(row)
         if runner.options.get("report", True):
             self.report()
         return self.results

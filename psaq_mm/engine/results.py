@@ -33,6 +33,8 @@ class Row:
         activation_bits: Bits of activations.
         seed: The run's seed.
         metrics: The evaluator's keys and values (:func:`as_figure`); empty if the evaluation was skipped.
+        closeness: How close the model is to the float one on samples
+            (:func:`psaq_mm.engine.analysis.closeness.closeness`); empty if it was not compared.
         samples_sha256: Hash of the samples; empty without samples.
         seconds: Wall-clock seconds of each stage.
         peak_memory_mib: Peak resident memory in MiB.
@@ -43,6 +45,7 @@ class Row:
     activation_bits: int
     seed: int
     metrics: dict[str, Figure] = field(default_factory=dict)
+    closeness: dict[str, float] = field(default_factory=dict)
     samples_sha256: str = ""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     peak_memory_mib: int = 0
@@ -77,6 +80,7 @@ class Results:
         for row in rows:
             rounded = {key: rounded_figure(value) for key, value in row["metrics"].items()}
             row["metrics"] = {key: value for key, value in rounded.items() if value is not None}
+            row["closeness"] = {key: float(f"{value:.6g}") for key, value in row["closeness"].items()}
             row["seconds"] = {k: round(v, 2) for k, v in row["seconds"].items()}
         head = {"schema": SCHEMA, "config": self.config, "dataset": self.dataset, "images": self.images}
         save_json({**head, "versions": versions(), "coverage": self.coverage, "rows": rows}, path)

@@ -18,6 +18,7 @@ FIELDS = {
     "activation_bits",
     "seed",
     "metrics",
+    "closeness",
     "samples_sha256",
     "seconds",
     "peak_memory_mib",

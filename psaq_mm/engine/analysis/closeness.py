@@ -19,10 +19,9 @@ def closeness(runner: DFQRunner) -> dict[str, float]:
         runner: A runner after ``train()``.
 
     Returns:
-        ``samples/error``: the relative squared error of the backbone's outputs. ``samples/logits``: the divergence or
-        error of the logits (:class:`psaq_mm.analysis.sensitivity.Reference`). ``samples/agreement``: the share of class
-        scores with the same largest class, in per cent. What the model does not have is left out, and everything, with
-        a warning in the log, for a model that cannot be run in this way.
+        ``features``, ``logits`` and ``agreement`` of :class:`psaq_mm.analysis.sensitivity.Distances`. What the model
+        does not have is left out, and everything, with a warning in the log, for a model that cannot be run in this
+        way.
     """
     images = runner.pool.first(IMAGES)
     # Another seed than calibration's, whose crops are drawn from the run's.
@@ -36,5 +35,4 @@ def closeness(runner: DFQRunner) -> dict[str, float]:
         reason = " ".join(str(error).split())
         runner.logger.warning(f"the models are not compared on samples ({type(error).__name__}: {reason})")
         return {}
-    named = {"samples/error": found.features, "samples/logits": found.logits, "samples/agreement": found.agreement}
-    return {key: value for key, value in named.items() if value is not None}
+    return {key: value for key, value in found._asdict().items() if value is not None}
