@@ -128,6 +128,25 @@ def nncf_tables(record: dict[str, Any]) -> list[str]:
     return [markdown(["model", "image", "quantized by", "bits", "real images", "figures"], rows, left=4)]
 
 
+def rank_tables(record: dict[str, Any]) -> list[str]:
+    """Rank correlations of ``benchmarks/sensitivity_ranks.py``."""
+    rows = [
+        [
+            row["model"],
+            row["settings"],
+            " and ".join(row["sources"]),
+            row["part"],
+            row["bits"],
+            str(row["tensors"]),
+            shown(row["logits"], 3),
+            shown(row["features"], 3),
+        ]
+        for row in record["rows"]
+    ]
+    head = ["model", "settings", "images", "tensors", "bits", "number", "logits", "features"]
+    return [markdown(head, rows, left=4)]
+
+
 def metric_cells(metrics: dict[str, float], reference: dict[str, float]) -> list[str]:
     """Titles and values of known metrics, with their difference from those of a reference."""
     cells = []
@@ -160,4 +179,5 @@ TABLES = {
     "benchmark_models": model_tables,
     "nncf_accuracy": nncf_tables,
     "parity": parity_tables,
+    "sensitivity_ranks": rank_tables,
 }
