@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from psaq_mm.analysis.budget import Budget
+from psaq_mm.analysis.scores import SCORES
 from psaq_mm.cli import CONSOLE, common_arguments, positive, read_config, run_tool
 from psaq_mm.engine.analysis.mixed import mixed_recipe, save_recipe
 from psaq_mm.engine.analysis.sensitivity import SOURCES, TENSORS, SensitivityRun
@@ -25,13 +26,16 @@ def main() -> int:
     parser.add_argument("--source", choices=SOURCES, default="generated")
     parser.add_argument("--tensors", choices=TENSORS, default="all", help="which are measured (default: all)")
     parser.add_argument("--budget", metavar="KIND=SHARE", help="size=0.125 or bops=0.03, of FP32: writes mixed.py")
-    parser.add_argument("--score", choices=["logits", "features"], help="which sensitivity (default: logits, if any)")
+    parser.add_argument("--scores", nargs="+", choices=SCORES.names, default=[], help="further scores, from gradients")
+    parser.add_argument("--score", choices=["logits", "features", *SCORES.names], help="for the table and the budget")
     args = parser.parse_args()
     budget = Budget.parse(args.budget) if args.budget else None
     cfg = read_config(args)
     if args.bits:
         cfg.dfq = recipe_of(cfg, parse_bits(args.bits))
-    run = SensitivityRun(cfg, args.widths, Path(cfg.work_dir), args.images, source=args.source, tensors=args.tensors)
+    run = SensitivityRun(
+        cfg, args.widths, Path(cfg.work_dir), args.images, source=args.source, tensors=args.tensors, scores=args.scores
+    )
     table = run.run()
     CONSOLE.print(worst_table(table.rows, table.score(args.score)))
     CONSOLE.print(f"{len(table.rows)} rows: {run.path}", soft_wrap=True, highlight=False)

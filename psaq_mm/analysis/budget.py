@@ -113,7 +113,7 @@ def allocate(
         rows: The sensitivities.
         budget: The budget.
         operations: Multiplications of each layer, for ``bops``.
-        score: Which sensitivity, ``'logits'`` or ``'features'``.
+        score: Which sensitivity: ``'logits'``, ``'features'`` or a further score that was measured.
 
     Raises:
         UsageError: The rows have no such sensitivity, or the smallest widths exceed the budget.
@@ -142,9 +142,9 @@ def by_tensor(rows: Sequence[Sensitivity], score: str) -> dict[Key, dict[int, fl
     """
     found: dict[Key, dict[int, float]] = {}
     for row in rows:
-        value = getattr(row, score, None)
+        value = row.score(score)
         if value is None:
-            raise UsageError(f"the analysis has no score {score!r}: use 'features'")
+            raise UsageError(f"the analysis has no score {score!r}: use 'features', or measure it with --scores")
         found.setdefault(row.key, {})[row.bits] = value
     return found
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from ..quantization import QuantizedLayer, freeze, quantizers
@@ -98,6 +99,13 @@ class Probe:
             yield self.network
         finally:
             self.turn_off()
+
+    @torch.no_grad()
+    def weight_error(self, layer: str) -> Tensor:
+        """The difference of a layer's quantized weight from the one in floating point."""
+        with self.only([(layer, "weight")]):
+            quantized = self.layers[layer].quantized_weight().clone()
+        return quantized - self.float_weights[layer]
 
     def turn_off(self) -> None:
         """Turn all quantizers off."""

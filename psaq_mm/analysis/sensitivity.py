@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -27,6 +27,7 @@ class Sensitivity:
         parameters: Number of values of a weight; 0 for activations.
         features: :func:`relative_error` of the backbone's outputs.
         logits: The distance of the logits (:class:`Reference`); None without logits.
+        scores: Further scores by name (:mod:`psaq_mm.analysis.scores`).
     """
 
     layer: str
@@ -35,6 +36,12 @@ class Sensitivity:
     parameters: int
     features: float
     logits: float | None
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def score(self, name: str) -> float | None:
+        """The sensitivity of a name; None if it was not measured."""
+        found: float | None = getattr(self, name) if name in ("features", "logits") else self.scores.get(name)
+        return found
 
     @property
     def key(self) -> tuple[str, str]:

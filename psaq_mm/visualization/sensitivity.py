@@ -14,14 +14,14 @@ def worst_table(rows: Sequence[Sensitivity], score: str, count: int = 10) -> Tab
 
     Args:
         rows: The sensitivities.
-        score: ``'logits'`` or ``'features'``.
+        score: ``'logits'``, ``'features'`` or a further score.
         count: Number of tensors.
     """
     found: dict[tuple[str, str], dict[int, float]] = {}
     for row in rows:
-        found.setdefault(row.key, {})[row.bits] = getattr(row, score)
+        found.setdefault(row.key, {})[row.bits] = row.score(score) or 0.0
     widths = sorted({row.bits for row in rows}, reverse=True)
-    table = Table(title=f"the most sensitive tensors, distance of the {score} when the tensor alone is quantized")
+    table = Table(title=f"the most sensitive tensors, each quantized alone: {score}")
     table.add_column("layer", overflow="fold")
     table.add_column("tensor")
     for width in widths:

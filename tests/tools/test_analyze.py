@@ -16,12 +16,15 @@ def written(recipe, tmp_path):
 
 def test_bits_for_a_budget_are_a_recipe_that_runs(written, tmp_path, run_here):
     arguments = ["--bits", "w4a8", "--widths", "8", "4", "--images", "2", "--tensors", "weights"]
+    arguments += ["--scores", "gauss_newton", "hessian_trace", "--score", "gauss_newton"]
     work = tmp_path / "work"
     done = run_here("analyze.py", written, *arguments, "--work-dir", work, "--budget", "size=0.18")
     assert done.code == 0, done.err
     assert "the most sensitive tensors" in done.out and "of FP32" in done.out
     rows = json.loads((work / "sensitivity.json").read_text())["rows"]
     assert {row["tensor"] for row in rows} == {"weight"}
+    assert all(row["scores"][name] > 0 for row in rows for name in ("gauss_newton", "hessian_trace"))
+    assert "distance of the gauss_newton" not in done.out and "gauss_newton" in done.out
     overrides = Config.fromfile(work / "mixed.py").dfq.quantization.overrides
     assert overrides and {one["weight_bits"] for one in overrides} == {8}
     assert {one["pattern"] for one in overrides} < {row["layer"] for row in rows}

@@ -10,6 +10,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
+from ...analysis.scores import SCORES
 from ...errors import UsageError
 from ...models import artifact_model, policy_of
 from ...models.features import FeaturesAndLogits
@@ -42,6 +43,7 @@ class SensitivityRun:
         source: ``'generated'``, or ``'real'`` for images of the recipe's ``real_images`` or training set, as a
             comparison.
         tensors: ``'all'``, ``'weights'`` or ``'activations'``.
+        scores: Further scores from gradients (:mod:`psaq_mm.analysis.scores`), for rows that are missing.
 
     Raises:
         UsageError: A width, a number or the source is not valid, or the recipe has no real images.
@@ -56,6 +58,7 @@ class SensitivityRun:
         batch_size: int = 8,
         source: str = "generated",
         tensors: str = "all",
+        scores: Sequence[str] = (),
     ) -> None:
         chosen = checked_widths(widths)
         if images < 1 or batch_size < 1:
@@ -64,7 +67,9 @@ class SensitivityRun:
             raise UsageError(f"source {source!r} is unknown: use one of {', '.join(SOURCES)}")
         if tensors not in TENSORS:
             raise UsageError(f"tensors {tensors!r} are unknown: use one of {', '.join(TENSORS)}")
-        self.tensors = tensors
+        for name in scores:
+            SCORES.get(name)
+        self.tensors, self.scores = tensors, tuple(scores)
         self.widths, self.images, self.batch_size, self.source = chosen, images, batch_size, source
         self.folder = writable_folder(folder)
         self.path = folder / "sensitivity.json"
@@ -165,7 +170,14 @@ class SensitivityRun:
             return
         runner.state.student = network
         rows = measured_rows(
-            table, network, runner.stages["calibrate"].run, batches, forwards, forwards[0].classes, missing
+            table,
+            network,
+            runner.stages["calibrate"].run,
+            batches,
+            forwards,
+            forwards[0].classes,
+            missing,
+            self.scores,
         )
         try:
             for step, _ in enumerate(rows, 1):

@@ -11,10 +11,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...analysis.budget import Allocation, Budget, allocate
+from ...analysis.gradients import gradient_scores
 from ...analysis.operations import operations
 from ...analysis.probe import Probe, ProbedTensor, probed_tensors
 from ...analysis.sensitivity import Forward, Reference, Sensitivity, sensitivities
 from ...errors import PSAQError, UsageError
+from ...models import backbone_outputs
 from ...quantization.spec import MAX_BITS, MIN_BITS
 from ...utils.atomic_files import save_json
 
@@ -120,6 +122,7 @@ def measured_rows(
     forwards: Sequence[Forward],
     classes: bool,
     missing: Sequence[ProbedTensor],
+    scores: Sequence[str] = (),
 ) -> Iterator[Sensitivity]:
     """Calibrate a network, and add a row for each missing tensor to the table.
 
@@ -131,6 +134,7 @@ def measured_rows(
         forwards: Computes features and logits, one function for each batch.
         classes: Whether the logits are class scores (:class:`psaq_mm.analysis.sensitivity.Reference`).
         missing: The tensors.
+        scores: Names of further scores, from gradients of the features.
 
     Yields:
         Each row, after it was added.
@@ -140,7 +144,9 @@ def measured_rows(
     device = next(network.parameters()).device
     if not table.operations:
         table.operations = operations(network, lambda model: forwards[0](model, batches[0][:1].to(device)))
+    further = gradient_scores(probe, batches, backbone_outputs, scores) if scores else {}
     for row in sensitivities(probe, reference, missing):
+        row.scores.update(further.get(row.key, {}))
         table.rows.append(row)
         yield row
 
