@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--tensors", choices=TENSORS, default="all", help="which are measured (default: all)")
     parser.add_argument("--budget", metavar="KIND=SHARE", help="size=0.125 or bops=0.03, of FP32: writes mixed.py")
     parser.add_argument("--scores", nargs="+", choices=SCORES.names, default=[], help="further scores, from gradients")
-    parser.add_argument("--score", choices=["logits", "features", *SCORES.names], help="for the table and the budget")
+    parser.add_argument("--score", choices=["features", "logits", *SCORES.names], default="features")
     args = parser.parse_args()
     budget = Budget.parse(args.budget) if args.budget else None
     cfg = read_config(args)
@@ -37,7 +37,7 @@ def main() -> int:
         cfg, args.widths, Path(cfg.work_dir), args.images, source=args.source, tensors=args.tensors, scores=args.scores
     )
     table = run.run()
-    CONSOLE.print(worst_table(table.rows, table.score(args.score)))
+    CONSOLE.print(worst_table(table.rows, args.score))
     CONSOLE.print(f"{len(table.rows)} rows: {run.path}", soft_wrap=True, highlight=False)
     if page := rewrite_report(run.folder):
         CONSOLE.print(f"in the report: {page}", soft_wrap=True, highlight=False)

@@ -94,7 +94,7 @@ class Allocation:
 
 
 def allocate(
-    rows: Sequence[Sensitivity], budget: Budget, operations: Mapping[str, int] | None = None, score: str = "logits"
+    rows: Sequence[Sensitivity], budget: Budget, operations: Mapping[str, int] | None = None, score: str = "features"
 ) -> Allocation:
     """Choose the bits of each tensor among the measured widths.
 

@@ -93,7 +93,7 @@ def test_a_budget_below_the_smallest_widths_says_what_they_need():
 def test_a_score_that_was_not_measured_is_refused():
     rows = [Sensitivity("a", "weight", 4, 100, 0.1, None)]
     with pytest.raises(UsageError, match="no score 'logits': use 'features'"):
-        allocate(rows, Budget("size", 0.5))
+        allocate(rows, Budget("size", 0.5), score="logits")
 
 
 def test_without_weights_there_is_nothing_to_choose():

@@ -51,24 +51,21 @@ class SensitivityTable:
     operations: dict[str, int] = field(default_factory=dict)
     rows: list[Sensitivity] = field(default_factory=list)
 
-    def score(self, asked: str | None) -> str:
-        """Which sensitivity is used: the one asked for, else that of the logits where there are any."""
-        return asked or ("features" if self.rows[0].logits is None else "logits")
-
-    def allocate(self, budget: str | Budget, score: str | None = None) -> Allocation:
+    def allocate(self, budget: str | Budget, score: str = "features") -> Allocation:
         """The bits with the least sum of sensitivities within a budget (:func:`psaq_mm.analysis.budget.allocate`).
 
         Args:
             budget: The budget, or text such as ``'size=0.125'``.
-            score: ``'logits'`` or ``'features'``; None for logits where there are any.
+            score: ``'features'``, whose order on generated images is nearest to that on real ones; ``'logits'``, or a
+                further score that was measured.
 
         Raises:
             UsageError: The budget is not valid, or too small for the measured widths.
         """
         limit = Budget.parse(budget) if isinstance(budget, str) else budget
-        return allocate(self.rows, limit, self.operations, self.score(score))
+        return allocate(self.rows, limit, self.operations, score)
 
-    def overrides(self, budget: str | Budget, score: str | None = None) -> list[dict[str, Any]]:
+    def overrides(self, budget: str | Budget, score: str = "features") -> list[dict[str, Any]]:
         """The same bits as overrides of a recipe: ``options={'dfq.quantization.overrides': table.overrides(...)}``."""
         return self.allocate(budget, score).overrides(self.recipe_bits)
 
