@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, DictAction
 from rich.console import Console
@@ -30,14 +31,22 @@ __all__ = [
 CONSOLE = Console()
 
 
+class Options(DictAction):
+    """``key=value ...``, as in mmdet's tools; text without ``=`` is a usage error, not a traceback."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Add the options to the namespace."""
+        if wrong := [value for value in values if "=" not in value]:
+            parser.error(f"{option_string} {wrong[0]!r} has no value: write key=value")
+        super().__call__(parser, namespace, values, option_string)
+
+
 def common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that all tools share."""
     parser.add_argument("config", help="a recipe (a host's config with a dfq section), by path or by name")
     parser.add_argument("--checkpoint", help="the float checkpoint (default: load_from of the config)")
     parser.add_argument("--work-dir", help="folder for the results (default: work_dirs/NAME-OF-THE-CONFIG)")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, default={}, help="key=value, as in mmdet's tools"
-    )
+    parser.add_argument("--cfg-options", nargs="+", action=Options, default={}, help="key=value, as in mmdet's tools")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
 
 

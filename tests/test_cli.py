@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import sys
 
@@ -257,6 +258,15 @@ def test_exit_codes(monkeypatch, capsys, error, code, shown):
     else:
         assert cli.run_tool(main) == code
         assert capsys.readouterr().err == f"error: {' '.join(str(error).split())}\n"
+
+
+def test_an_option_without_a_value_is_a_usage_error(monkeypatch, capsys):
+    parser = argparse.ArgumentParser()
+    cli.common_arguments(parser)
+    assert parser.parse_args(["c.py", "--cfg-options", "a.b=1", "c=[2,3]"]).cfg_options == {"a.b": 1, "c": [2, 3]}
+    with pytest.raises(SystemExit) as stopped:
+        parser.parse_args(["c.py", "--cfg-options", "foo"])
+    assert stopped.value.code == 2 and "'foo' has no value: write key=value" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("again", ["", "go on with --resume"], ids=["cannot go on", "can go on"])

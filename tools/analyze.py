@@ -11,7 +11,9 @@ from psaq_mm.analysis.scores import SCORES
 from psaq_mm.cli import CONSOLE, common_arguments, positive, read_config, run_tool
 from psaq_mm.engine.analysis.mixed import mixed_recipe, save_recipe
 from psaq_mm.engine.analysis.sensitivity import SOURCES, TENSORS, SensitivityRun
+from psaq_mm.engine.analysis.table import checked_widths
 from psaq_mm.engine.recipe import parse_bits, recipe_of
+from psaq_mm.errors import PSAQError
 from psaq_mm.report import rewrite_report
 from psaq_mm.visualization.sensitivity import worst_table
 
@@ -20,29 +22,42 @@ def main() -> int:
     """Parse, measure, show."""
     parser = argparse.ArgumentParser(description=__doc__)
     common_arguments(parser)
-    parser.add_argument("--bits", metavar="wXaY", help="whose settings all widths have (default: the recipe's)")
+    parser.add_argument(
+        "--bits", metavar="wXaY", help="measure with the settings of this width (default: the recipe's)"
+    )
     parser.add_argument("--widths", nargs="+", type=int, default=[8, 6, 4, 3], help="bits (default: 8 6 4 3)")
-    parser.add_argument("--images", type=positive, default=16, help="on which outputs are compared (default: 16)")
-    parser.add_argument("--source", choices=SOURCES, default="generated")
+    parser.add_argument("--images", type=positive, default=16, help="to compare outputs on (default: 16)")
+    parser.add_argument("--source", choices=SOURCES, default="generated", help="of the images (default: generated)")
     parser.add_argument("--tensors", choices=TENSORS, default="all", help="which are measured (default: all)")
     parser.add_argument("--budget", metavar="KIND=SHARE", help="size=0.125 or bops=0.03, of FP32: writes mixed.py")
     parser.add_argument("--scores", nargs="+", choices=SCORES.names, default=[], help="further scores, from gradients")
-    parser.add_argument("--score", choices=["features", "logits", *SCORES.names], default="features")
+    parser.add_argument(
+        "--score",
+        choices=["features", "logits", *SCORES.names],
+        default="features",
+        help="to sort and to choose bits by (default: features)",
+    )
     args = parser.parse_args()
     budget = Budget.parse(args.budget) if args.budget else None
+    if budget is not None:
+        budget.check(checked_widths(args.widths), args.tensors)
+    scores = [*dict.fromkeys([*args.scores, *({args.score} & set(SCORES.names))])]
     cfg = read_config(args)
     if args.bits:
         cfg.dfq = recipe_of(cfg, parse_bits(args.bits))
     run = SensitivityRun(
-        cfg, args.widths, Path(cfg.work_dir), args.images, source=args.source, tensors=args.tensors, scores=args.scores
+        cfg, args.widths, Path(cfg.work_dir), args.images, source=args.source, tensors=args.tensors, scores=scores
     )
     table = run.run()
     CONSOLE.print(worst_table(table.rows, args.score))
     CONSOLE.print(f"{len(table.rows)} rows: {run.path}", soft_wrap=True, highlight=False)
-    if page := rewrite_report(run.folder):
-        CONSOLE.print(f"in the report: {page}", soft_wrap=True, highlight=False)
+    try:
+        if page := rewrite_report(run.folder):
+            CONSOLE.print(f"in the report: {page}", soft_wrap=True, highlight=False)
+    except PSAQError as error:  # of an older run in this folder
+        CONSOLE.print(f"the report was not written again: {error}", soft_wrap=True, highlight=False)
     if budget is not None:
-        chosen = table.allocate(budget, args.score)
+        chosen = table.allocate(budget, args.score, args.widths)
         path = run.folder / "mixed.py"
         save_recipe(mixed_recipe(cfg, chosen.overrides(table.recipe_bits)), path)
         CONSOLE.print(f"{budget.kind} {chosen.share:.4f} of FP32: {path}", soft_wrap=True, highlight=False)

@@ -38,7 +38,7 @@ dfq = dict(
         crops=2),
     distill=dict(
         type='psaq_mm.DistillLoop',
-        # After this calibration, training was seen to pay at W4A4 alone, see docs/method.md.
+        # After this calibration, training has not been seen to pay on most networks, see docs/method.md.
         cycles=0,
         generator_steps=6,
         generator_images=8,
@@ -74,8 +74,7 @@ dfq = dict(
                 percentile=0.1,
                 norm_inputs='per_channel',
                 rotation='hadamard',
-                softmax_grid='log_sqrt2'),
-            distill=dict(cycles=4)),
+                softmax_grid='log_sqrt2')),
         w3a3=dict(
             quantization=dict(
                 activation_observer='percentile',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -47,6 +47,27 @@ class Budget:
         if kind not in KINDS or not 0 < share <= 1:
             raise UsageError(f"budget {text!r} is not valid: write size=0.125 or bops=0.03, a share of FP32 up to 1")
         return cls(kind, share)
+
+    def check(self, widths: Iterable[int], tensors: str = "all") -> None:
+        """Check before an analysis that its rows will allow the budget.
+
+        Args:
+            widths: The bit widths that it measures.
+            tensors: ``'all'``, ``'weights'`` or ``'activations'``.
+
+        Raises:
+            UsageError: They will not.
+        """
+        needed = {"size": ("all", "weights"), "bops": ("all",)}[self.kind]
+        if tensors not in needed:
+            raise UsageError(f"a budget of {self.kind} needs the sensitivity of {needed[0]} tensors: use --tensors all")
+        least = min(widths)
+        share = least / FLOAT_BITS if self.kind == "size" else (least / FLOAT_BITS) ** 2
+        if self.share < share:
+            raise UsageError(
+                f"budget {self.kind}={self.share:g} is below what {least} bits everywhere need, {share:.4g}: "
+                "raise it or measure fewer bits"
+            )
 
 
 @dataclass(frozen=True)

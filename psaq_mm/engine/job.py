@@ -116,6 +116,13 @@ class Job:
             reason = " ".join(str(error).split())
             self.runner.logger.warning(f"no report was written ({type(error).__name__}: {reason})")
 
+    def other_bits(self) -> str:
+        """How many weights have other bits than the recipe's, as text; empty if none has."""
+        usual = self.runner.policy.weight_bits
+        bits = [row.bits for row in self.runner.coverage.rows if row.kind == "weight" and row.bits is not None]
+        other = sum(one != usual for one in bits)
+        return f" ({other} of {len(bits)} weights have other bits)" if other else ""
+
     def contents(self) -> Run:
         """What the report is made of."""
         runner, results = self.runner, self.results
@@ -125,7 +132,7 @@ class Job:
             **({"config": results.config} if named_config else {}),
             "model": runner.model_name,
             "checkpoint": str(runner.cfg.load_from),
-            "bits": f"W{quantized.weight_bits}A{quantized.activation_bits}",
+            "bits": f"W{quantized.weight_bits}A{quantized.activation_bits}{self.other_bits()}",
             "scheme and scope": f"{runner.policy.scheme}, {runner.scope}",
             "test set": f"{results.dataset}, {results.images} images" if results.images else "none",
             "generated images": str(len(runner.pool)),

@@ -125,7 +125,7 @@ def comparisons_of(run: Run, remarks: dict[str, str]) -> list[Comparison]:
     if run.pictures:
         files = picture_files(run.pictures)
         shown = files[:MOST_PICTURES]
-        found = compare(inputs_of_files(shown, run.cfg, run.teacher), run.teacher, run.student, run.meta)
+        found = compare(inputs_of_files(shown, run.cfg, run.teacher, run.warn), run.teacher, run.student, run.meta)
         which = "" if len(files) == len(shown) else f"first {len(shown)} of "
         remarks["predictions"] = f"On the {which}{len(files)} pictures that were given."
         return found

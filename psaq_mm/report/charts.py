@@ -19,6 +19,7 @@ from .contents import Histogram, Report
 BLUE, RED, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#bf5f93"
 SERIES = (BLUE, RED, GREEN, PINK)
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "x")
+KINDS = {"weight": "weights", "input": "inputs of layers"}
 HEIGHT = 340
 STAGES = {"generate": "generate images", "calibrate": "calibrate", "distill": "distill", "evaluate": "evaluate"}
 
@@ -159,11 +160,11 @@ def sensitivity_chart(record: dict[str, Any], measure: str) -> Chart | None:
     places = {name: place for place, name in enumerate(names, 1)}
     series: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for row in rows:
-        kind = "weights" if row["tensor"] == "weight" else "activations"
+        kind = KINDS.get(row["tensor"], "operands of products")
         series.setdefault((row["bits"], kind), []).append(row)
     figure = go.Figure()
     bits = sorted({row["bits"] for row in rows})
-    for bit, kind in itertools.product(bits, ("weights", "activations")):
+    for bit, kind in itertools.product(bits, dict.fromkeys([*KINDS.values(), "operands of products"])):
         found = series.get((bit, kind))
         if not found:
             continue
@@ -174,7 +175,8 @@ def sensitivity_chart(record: dict[str, Any], measure: str) -> Chart | None:
             y=[max(row[measure], 1e-12) for row in found],
             text=[plain(f"{row['layer']}.{row['tensor']}, {row['bits']} bits") for row in found],
             name=f"{kind}, {bit} bits",
-            mode="lines+markers",
+            # A product has two operands at one place, which a line would join.
+            mode="markers" if kind == "operands of products" else "lines+markers",
             line={"color": colour, "dash": "solid" if kind == "weights" else "dot", "width": 1.5},
             marker={"symbol": SYMBOLS[bits.index(bit) % 3 + 3 * (kind != "weights")], "size": 6},
             hovertemplate="%{text}<br>%{y:.2e}<extra></extra>",
@@ -182,7 +184,8 @@ def sensitivity_chart(record: dict[str, Any], measure: str) -> Chart | None:
     worst = max(rows, key=lambda row: row[measure])
     title = {"features": "Error of the backbone's outputs", "logits": "Error of the model's outputs"}[measure]
     figure.update_xaxes(title="layer, in order of execution")
-    figure.update_yaxes(title="relative squared error" if measure == "features" else "divergence", type="log")
+    nats = measure == "logits" and record.get("logits") != "error"
+    figure.update_yaxes(title="divergence in nats" if nats else "relative squared error", type="log")
     figure.update_yaxes(exponentformat="power", dtick=1 if decades([row[measure] for row in rows]) < 7 else 2)
     text = (
         f"Line chart of {len(names)} layers. The largest error, {worst[measure]:.2e}, is of {worst['layer']}, "

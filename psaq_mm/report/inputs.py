@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from ..models.preprocessing import statistics
 from ..visualization.images import read_image
 from ..visualization.samples import image_grid
 
+LOGGER = logging.getLogger(__name__)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 MOST_PICTURES = 8
 GENERATED = 4
@@ -58,17 +61,19 @@ def picture_files(folder: str | Path) -> list[Path]:
     return files
 
 
-def inputs_of_files(files: list[Path], cfg: Any, model: nn.Module) -> list[Input]:
+def inputs_of_files(
+    files: list[Path], cfg: Any, model: nn.Module, warn: Callable[[str], object] = LOGGER.warning
+) -> list[Input]:
     """Inputs of image files, as the test pipeline of a config makes them.
 
     Args:
         files: The images.
         cfg: A config with a ``test_dataloader`` and a ``default_scope``.
         model: The float model.
+        warn: Receives a line for each file that cannot be read; it is left out.
 
     Raises:
-        PSAQError: The config has no test pipeline.
-        UsageError: A file is no image.
+        PSAQError: The config has no test pipeline, or no file can be read.
     """
     described = ((cfg or {}).get("test_dataloader") or {}).get("dataset") or {}
     while "dataset" in described:  # a wrapper that repeats or balances a data set
@@ -81,12 +86,13 @@ def inputs_of_files(files: list[Path], cfg: Any, model: nn.Module) -> list[Input
     extra = {"text": text_of(model), "custom_entities": True} if takes_text(model) else {}
     found = []
     for number, path in enumerate(files):
-        data = pipeline({"img_path": str(path), "img_id": number, **extra})
-        if data is None:
-            raise PSAQError(
-                f"the test pipeline of the config gives nothing for {path.name}: leave it out of --pictures"
-            )
-        found.append(Input(path.name, read_image(path), pseudo_collate([data]), path))
+        try:
+            data = pipeline({"img_path": str(path), "img_id": number, **extra})
+            found.append(Input(path.name, read_image(path), pseudo_collate([data]), path))
+        except Exception as error:  # decoders and pipelines raise errors of any kind
+            warn(f"{path.name} is left out of the report ({type(error).__name__}: {' '.join(str(error).split())})")
+    if not found:
+        raise PSAQError("none of the pictures can be read: give others to --pictures")
     return found
 
 

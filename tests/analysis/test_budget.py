@@ -80,6 +80,25 @@ def test_a_budget_that_cannot_be_read_is_refused(text):
         Budget.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("budget", "widths", "tensors", "message"),
+    [
+        ("size=0.1", (8, 4), "all", "below what 4 bits everywhere need, 0.125"),
+        ("bops=0.01", (8, 4), "all", "below what 4 bits everywhere need, 0.01562"),
+        ("size=0.2", (8, 4), "activations", "needs the sensitivity of all tensors"),
+        ("bops=0.2", (8, 4), "weights", "needs the sensitivity of all tensors"),
+    ],
+)
+def test_what_no_analysis_can_meet_is_refused_before_it(budget, widths, tensors, message):
+    with pytest.raises(UsageError, match=message):
+        Budget.parse(budget).check(widths, tensors)
+
+
+def test_what_an_analysis_can_meet_passes():
+    Budget.parse("size=0.125").check((8, 4), "weights")
+    Budget.parse("bops=0.015625").check((8, 4))
+
+
 @pytest.mark.parametrize(("text", "expected"), [("size=0.125", Budget("size", 0.125)), ("bops=1", Budget("bops", 1.0))])
 def test_a_budget_is_read(text, expected):
     assert Budget.parse(text) == expected

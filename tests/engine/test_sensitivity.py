@@ -94,12 +94,14 @@ def test_an_interrupted_analysis_goes_on_with_the_missing_rows(measured, recipe,
         return real(probe, reference, tensors)
 
     monkeypatch.setattr(table_module, "sensitivities", counts)
-    generated = (tmp_path / "analysis" / "images_seed0.pth").stat().st_mtime_ns
+    generated = next((tmp_path / "analysis").glob("images_*.pth")).stat().st_mtime_ns
     table = analysis(recipe, tmp_path, **quick).run()
     expected = [row for row in whole.rows if row.tensor == "weight" and row.bits == 4]
     assert len(seen) == len(expected) - 7
     assert table.rows == expected, "the same machine gives the same figures"
-    assert (tmp_path / "analysis" / "images_seed0.pth").stat().st_mtime_ns == generated, "images are generated once"
+    assert next((tmp_path / "analysis").glob("images_*.pth")).stat().st_mtime_ns == generated, (
+        "images are generated once"
+    )
 
 
 def test_another_recipe_in_the_same_folder_is_refused(measured, recipe):
@@ -107,6 +109,32 @@ def test_another_recipe_in_the_same_folder_is_refused(measured, recipe):
     other = analysis(recipe, run.folder, options={"dfq.quantization.weight_observer": "minmax", "randomness.seed": 1})
     with pytest.raises(UsageError, match="belongs to another analysis: delete it"):
         other.run()
+
+
+@pytest.mark.parametrize("name", ["results.json", "sensitivity.json"])
+def test_a_folder_of_another_config_is_refused_before_any_work(measured, recipe, tmp_path, name):
+    (tmp_path / name).write_text(measured[1].path.read_text().replace("mask_rcnn_swin_nano_w8a8.py", "other.py"))
+    with pytest.raises(UsageError, match=r"has results of .*other.py: choose another --work-dir"):
+        analysis(recipe, tmp_path)
+
+
+def test_other_settings_of_the_images_generate_others(measured, recipe, tmp_path):
+    quick = {"widths": (4,), "tensors": "weights"}
+    first = analysis(recipe, tmp_path, **quick)
+    other = analysis(recipe, tmp_path, **quick, options={"dfq.generate.steps": 7})
+    names = [one.runner.options.generate.samples for one in (first, other, analysis(recipe, tmp_path, **quick))]
+    assert names[0] != names[1] and names[0] == names[2]
+
+
+def test_rows_are_measured_again_for_scores_that_they_lack(recipe, tmp_path):
+    quick = {"widths": (4,), "tensors": "weights"}
+    first = analysis(recipe, tmp_path, **quick).run()
+    second = analysis(recipe, tmp_path, **quick, scores=("gauss_newton",)).run()
+    assert [row.features for row in first.rows] == [row.features for row in second.rows]
+    assert all(not one.scores and other.scores["gauss_newton"] > 0 for one, other in zip(first.rows, second.rows))
+    assert second.logits == "error"
+    chosen = second.allocate("size=0.3", "gauss_newton", widths=[4])
+    assert set(chosen.bits.values()) == {4}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"schema": 1, "rows": [{}]}'])

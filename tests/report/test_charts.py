@@ -73,7 +73,7 @@ def test_names_are_no_markup_in_charts(report, sensitivity):
 def test_a_line_for_each_kind_and_bit_width(sensitivity):
     found = charts.sensitivity_chart(sensitivity, "features")
     names = [one["name"] for one in found.figure["data"]]
-    assert names == ["weights, 4 bits", "activations, 4 bits", "weights, 8 bits", "activations, 8 bits"]
+    assert names == ["weights, 4 bits", "inputs of layers, 4 bits", "weights, 8 bits", "inputs of layers, 8 bits"]
     assert all(one["x"] == list(range(1, 13)) for one in found.figure["data"])
     assert found.figure["layout"]["yaxis"]["type"] == "log"
 

@@ -81,6 +81,18 @@ def test_files_go_through_the_test_pipeline(cfg, model, folder):
         assert isinstance(one.batch["data_samples"][0], sample_class(model))
 
 
+def test_files_that_cannot_be_read_are_left_out(cfg, model, folder):
+    (folder / "0broken.png").write_bytes(b"no image")
+    lines: list[str] = []
+    found = inputs_of_files(picture_files(folder), cfg, model, lines.append)
+    assert [one.name for one in found] == [path.name for path in picture_files(folder)[1:]]
+    assert len(lines) == 1 and lines[0].startswith("0broken.png is left out of the report (")
+    for path in picture_files(folder)[1:]:
+        path.unlink()
+    with pytest.raises(PSAQError, match="none of the pictures can be read: give others to --pictures"):
+        inputs_of_files(picture_files(folder), cfg, model, lines.append)
+
+
 @pytest.mark.parametrize("test_set", [None, {"dataset": {}}], ids=["none", "no-pipeline"])
 def test_a_config_without_a_test_pipeline_is_named(folder, test_set):
     cfg = Config({"test_dataloader": test_set})

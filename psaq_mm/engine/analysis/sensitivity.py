@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
@@ -73,8 +75,22 @@ class SensitivityRun:
         self.widths, self.images, self.batch_size, self.source = chosen, images, batch_size, source
         self.folder = writable_folder(folder)
         self.path = folder / "sensitivity.json"
+        self.check_folder(str(cfg.filename))
         self.runner = DFQRunner.from_cfg(self.configured(cfg))
         self.saved = time.monotonic()
+
+    def check_folder(self, config: str) -> None:
+        """Check that the folder has no results of another config.
+
+        Raises:
+            UsageError: It has.
+            PSAQError: An earlier ``sensitivity.json`` cannot be read.
+        """
+        found = SensitivityTable.load(self.path).config if self.path.exists() else ""
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            found = found or json.loads((self.folder / "results.json").read_text())["config"]
+        if found and Path(found).name != Path(config).name:
+            raise UsageError(f"{self.folder} has results of {found}: choose another --work-dir")
 
     def configured(self, cfg: Config) -> Config:
         """The recipe with the images of the analysis.
@@ -95,7 +111,9 @@ class SensitivityRun:
             cfg.dfq.generate = {"type": "psaq_mm.RealImagesLoop", "dataset": dataset, **kept}
         elif first.get("type", "psaq_mm.GenerateLoop").endswith("GenerateLoop"):
             seed = (cfg.get("randomness") or {}).get("seed") or 0
-            first.samples = str(writable_folder(Path(cfg.work_dir)) / f"images_seed{seed}.pth")
+            settings = {"generate": first.to_dict(), "load_from": cfg.get("load_from")}
+            name = f"images_{recipe_hash(cfg.model.to_dict(), settings, seed)[:12]}.pth"
+            first.samples = str(writable_folder(Path(cfg.work_dir)) / name)
         cfg.update(dict.fromkeys(("test_dataloader", "test_evaluator", "test_cfg")))
         return cfg
 
@@ -146,11 +164,13 @@ class SensitivityRun:
             (height, width),
             runner.seed or 0,
             (policy.weight_bits, policy.activation_bits),
-            recipe_bits(runner.student),
+            recipe_bits=recipe_bits(runner.student),
         )
         if self.path.exists():
             earlier = SensitivityTable.load(self.path)
             if earlier.identity == identity:
+                # measured again with the scores that are asked for now
+                earlier.rows = [row for row in earlier.rows if set(self.scores) <= set(row.scores)]
                 return earlier
             raise UsageError(f"{self.path} belongs to another analysis: delete it or choose another --work-dir")
         return table

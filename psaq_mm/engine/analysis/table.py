@@ -35,6 +35,7 @@ class SensitivityTable:
         size: Their height and width.
         seed: Seed of the run.
         bits: The recipe's bits of weights and activations, whose settings all widths have.
+        logits: What the logits' distance is: ``'divergence'``, ``'error'``, or empty without logits.
         recipe_bits: Bits of each layer's tensors in the recipe.
         operations: Multiplications of each layer on one image, in the order of execution.
         rows: One row for each tensor and width.
@@ -47,27 +48,34 @@ class SensitivityTable:
     size: tuple[int, int]
     seed: int
     bits: tuple[int, int]
+    logits: str = ""
     recipe_bits: dict[str, dict[str, int]] = field(default_factory=dict)
     operations: dict[str, int] = field(default_factory=dict)
     rows: list[Sensitivity] = field(default_factory=list)
 
-    def allocate(self, budget: str | Budget, score: str = "features") -> Allocation:
+    def allocate(
+        self, budget: str | Budget, score: str = "features", widths: Sequence[int] | None = None
+    ) -> Allocation:
         """The bits with the least sum of sensitivities within a budget (:func:`psaq_mm.analysis.budget.allocate`).
 
         Args:
             budget: The budget, or text such as ``'size=0.125'``.
             score: ``'features'``, whose order on generated images is nearest to that on real ones; ``'logits'``, or a
                 further score that was measured.
+            widths: The bits to choose from; None for all that were measured.
 
         Raises:
             UsageError: The budget is not valid, or too small for the measured widths.
         """
         limit = Budget.parse(budget) if isinstance(budget, str) else budget
-        return allocate(self.rows, limit, self.operations, score)
+        rows = [row for row in self.rows if widths is None or row.bits in widths]
+        return allocate(rows, limit, self.operations, score)
 
-    def overrides(self, budget: str | Budget, score: str = "features") -> list[dict[str, Any]]:
+    def overrides(
+        self, budget: str | Budget, score: str = "features", widths: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
         """The same bits as overrides of a recipe: ``options={'dfq.quantization.overrides': table.overrides(...)}``."""
-        return self.allocate(budget, score).overrides(self.recipe_bits)
+        return self.allocate(budget, score, widths).overrides(self.recipe_bits)
 
     def sort(self) -> None:
         """Bring the rows into the order of execution."""
@@ -138,6 +146,7 @@ def measured_rows(
     """
     probe = Probe(network, calibrate)
     reference = Reference(network, batches, forwards, classes)
+    table.logits = ("divergence" if classes else "error") if reference.outputs[0][1] else ""
     device = next(network.parameters()).device
     if not table.operations:
         table.operations = operations(network, lambda model: forwards[0](model, batches[0][:1].to(device)))
@@ -156,12 +165,13 @@ def recipe_bits(network: nn.Module) -> dict[str, dict[str, int]]:
     return found
 
 
-def checked_widths(widths: Sequence[int]) -> list[int]:
-    """The different widths, largest first.
+def checked_widths(widths: int | Sequence[int]) -> list[int]:
+    """The different widths, largest first; one number is one width.
 
     Raises:
         UsageError: A width is not valid, or there is none.
     """
+    widths = [widths] if isinstance(widths, int) else widths
     if not widths or any(width not in range(MIN_BITS, MAX_BITS + 1) for width in widths):
         raise UsageError(f"widths {list(widths)} are not valid: give bits from {MIN_BITS} to {MAX_BITS}")
     return sorted(set(widths), reverse=True)
