@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,7 +87,9 @@ def draw(image: np.ndarray, sample: DetDataSample, meta: dict[str, Any], thresho
     image, sample = enlarged(image, sample, max(1, round(SHORT_SIDE / min(image.shape[:2]))))
     visualizer = DetLocalVisualizer()
     visualizer.dataset_meta = meta
-    with _fixed_colours():
+    with _fixed_colours(), warnings.catch_warnings():
+        # Boxes that reach beyond the picture are usual.
+        warnings.filterwarnings("ignore", ".*is out of bounds", UserWarning)
         visualizer.add_datasample("picture", image, sample, draw_gt=False, pred_score_thr=threshold)
     picture = visualizer.get_image()
     if max(picture.shape[:2]) > LONG_SIDE:
