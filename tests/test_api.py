@@ -83,7 +83,7 @@ def test_a_model_in_memory_is_analyzed():
     assert [stage for stage, step, total in calls if step == total] == ["generate", *["calibrate", "analyze"] * 2]
     first = next(iter(table.operations))
     assert table.recipe_bits[first] == {"weight": 8, "input": 8}
-    overrides = table.overrides("size=0.19")
+    overrides = table.overrides("size=0.19", "logits")
     assert {one["weight_bits"] for one in overrides} <= {4, 8}
     options["dfq.quantization.overrides"] = overrides
     result = psaq_mm.quantize(model, bits="w4a8", image_size=SIZE, options=options, progress=False)

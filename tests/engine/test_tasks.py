@@ -260,7 +260,7 @@ def test_an_artifact_of_4_bits_keeps_folded_norms_ratios_and_its_softmax_grid(ag
     options = Config.fromfile(ours.runner.artifact_paths[0]).model.quantization
     assert (options.norm_inputs, options.softmax_grid, options.softmax_granularity) == (
         "per_channel",
-        "uniform",
+        "log_sqrt2",
         "per_row",
     )
     cfg = named(Config.fromfile(ours.runner.artifact_paths[0]), tmp_path / "again")
