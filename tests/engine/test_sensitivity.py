@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 
 import pytest
-import torch
 
 from psaq_mm.analysis.budget import Budget
 from psaq_mm.engine.analysis import table as table_module
@@ -181,8 +179,6 @@ def test_a_mixed_recipe_gives_each_layer_the_chosen_bits(measured, tmp_path):
     assert set(chosen.bits.values()) == {4, 8}
 
 
-def test_overrides_of_a_tracker_and_names_of_the_table_agree(measured):
-    """Names of layers begin as the patterns of a policy do."""
+def test_layers_have_the_names_that_patterns_of_a_policy_match(measured):
     assert all(row.layer.startswith("backbone.") for row in measured[2].rows)
-    assert torch.tensor([row.parameters for row in measured[2].rows if row.tensor == "weight"]).min() > 0
-    json.dumps(measured[2].operations)
+    assert all((row.parameters > 0) == (row.tensor == "weight") for row in measured[2].rows)
