@@ -30,6 +30,8 @@ def main() -> int:
     job.run()
     if is_main_process():
         CONSOLE.print(job.closing_table())
+    for text in job.verdict.sentences() if job.verdict else ():
+        job.say(text)
     config, checkpoint = job.runner.artifact_paths
     job.say(f"quantized model: {config} {checkpoint}")
     job.say(f"samples: {job.runner.folder / 'samples.png'}; figures: {job.path}")

@@ -47,6 +47,15 @@ def probed_tensors(network: nn.Module) -> tuple[ProbedTensor, ...]:
     return tuple(tensors)
 
 
+def layer_weights(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of the weight of each quantized layer, by the layer's name."""
+    return {
+        name: module.weight.detach().clone()
+        for name, module in network.named_modules()
+        if isinstance(module, QuantizedLayer)
+    }
+
+
 def key_of(path: str) -> tuple[str, str]:
     """Layer and tensor of a quantizer: ``'blocks.0.fc1.input_quantizer'`` is ``('blocks.0.fc1', 'input')``."""
     layer, _, role = path.rpartition(".")
@@ -59,24 +68,26 @@ class Probe:
     Calibration may change weights (GPTQ), so a weight that is turned off is the one from before calibration.
 
     Args:
-        network: A quantized network, not calibrated. It is changed in place and stays in floating point outside
-            :meth:`only`.
-        calibrate: Calibrates the network.
+        network: A quantized network. It is changed in place and stays in floating point outside :meth:`only`.
+        calibrate: Calibrates the network; None if it is calibrated already.
+        float_weights: :func:`layer_weights` from before the calibration; default: the network's now.
     """
 
-    def __init__(self, network: nn.Module, calibrate: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        calibrate: Callable[[], object] | None,
+        float_weights: dict[str, Tensor] | None = None,
+    ) -> None:
         self.network = network
         self.layers = {name: module for name, module in network.named_modules() if isinstance(module, QuantizedLayer)}
         self.quantizers = {key_of(path): quantizer for path, quantizer in quantizers(network)}
-        self.float_weights = self.weights()
-        calibrate()
+        self.float_weights = float_weights or layer_weights(network)
+        if calibrate is not None:
+            calibrate()
         freeze(network)
-        self.rounded_weights = self.weights()
+        self.rounded_weights = layer_weights(network)
         self.turn_off()
-
-    def weights(self) -> dict[str, Tensor]:
-        """A copy of the weight of each quantized layer."""
-        return {name: layer.weight.detach().clone() for name, layer in self.layers.items()}
 
     @contextmanager
     def only(self, keys: Iterable[tuple[str, str]]) -> Iterator[nn.Module]:

@@ -18,6 +18,7 @@ from ..models.checkpoint import class_names
 from ..report import Run, command_line, conditions, picture_files, report_of, write_report
 from ..utils.memory import peak_memory_mib, reset_peak_memory
 from .analysis.closeness import closeness
+from .analysis.verdict import Verdict, verdict
 from .arms import arm_of
 from .results import Results, Row, results_table
 from .runner import DFQRunner
@@ -57,6 +58,7 @@ class Job:
         results: The record.
         path: The path of ``results.json``.
         report_path: The path of ``report.html``; None while there is none.
+        verdict: What the run shows without labels; None before, and without a report.
 
     Raises:
         UsageError: The recipe is not valid, the work dir not writable, or the folder of pictures without images.
@@ -65,6 +67,7 @@ class Job:
     def __init__(self, cfg: Config, console: Console, command: str | None = None) -> None:
         self.console, self.command = console, command
         self.report_path: Path | None = None
+        self.verdict: Verdict | None = None
         if pictures := (cfg.get("dfq") or {}).get("pictures"):
             picture_files(pictures)
         self.say("building the model")
@@ -78,8 +81,8 @@ class Job:
             self.console.print(f"[bold]psaq_mm[/] {text}", highlight=False, soft_wrap=True)
 
     def run(self) -> Results:
-        """Run all stages; ``results.json`` is written after each, and ``report.html`` at the end, unless
-        the recipe has ``report=False``.
+        """Run all stages; ``results.json`` is written after each. At the end the run is judged and ``report.html``
+        written, unless the recipe has ``report=False``.
 
         Returns:
             The record.
@@ -103,6 +106,8 @@ class Job:
         row.closeness = closeness(runner)
         self.evaluated(row)
         if runner.options.get("report", True):
+            self.verdict = verdict(runner, row.closeness)
+            self.results.verdict = self.verdict.to_dict()
             self.report()
         return self.results
 
@@ -110,6 +115,7 @@ class Job:
         """Write ``report.html`` in the main process. Failures are warnings: everything else has been written."""
         if not is_main_process():
             return
+        self.results.save(self.path)
         try:
             self.report_path = write_report(report_of(self.contents()), self.runner.folder)
         except Exception as error:  # such as a full disk, or a model that cannot be run in this way
@@ -151,6 +157,7 @@ class Job:
             facts=facts,
             command=command_line() if self.command is None else self.command,
             rows=json.loads(self.path.read_text())["rows"],
+            verdict=self.verdict.sentences() if self.verdict else (),
             no_figures=runner.no_evaluation,
             cfg=runner.cfg,
             meta=dataset_meta(runner),

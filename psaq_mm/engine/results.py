@@ -66,6 +66,7 @@ class Results:
         images: Number of test images.
         coverage: Numbers of quantized and of float tensors.
         rows: One row for each model.
+        verdict: :class:`psaq_mm.engine.analysis.verdict.Verdict` of a run as a dictionary; empty if there is none.
     """
 
     config: str
@@ -73,6 +74,7 @@ class Results:
     images: int
     coverage: dict[str, int] = field(default_factory=lambda: {"quantized": 0, "fp": 0})
     rows: list[Row] = field(default_factory=list)
+    verdict: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the JSON of schema 1 atomically; metrics that are not finite are left out."""
@@ -83,7 +85,8 @@ class Results:
             row["closeness"] = {key: float(f"{value:.6g}") for key, value in row["closeness"].items()}
             row["seconds"] = {k: round(v, 2) for k, v in row["seconds"].items()}
         head = {"schema": SCHEMA, "config": self.config, "dataset": self.dataset, "images": self.images}
-        save_json({**head, "versions": versions(), "coverage": self.coverage, "rows": rows}, path)
+        tail = {"verdict": self.verdict} if self.verdict else {}
+        save_json({**head, "versions": versions(), "coverage": self.coverage, "rows": rows, **tail}, path)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Results:
@@ -92,7 +95,7 @@ class Results:
         for row in rows:  # the stage's name before version 0.2
             if "distil" in row.seconds:
                 row.seconds["distill"] = row.seconds.pop("distil")
-        return cls(data["config"], data["dataset"], data["images"], data["coverage"], rows)
+        return cls(data["config"], data["dataset"], data["images"], data["coverage"], rows, data.get("verdict", {}))
 
 
 def as_figure(value: Any) -> Figure:

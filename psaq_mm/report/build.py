@@ -47,6 +47,7 @@ class Run:
         command: See :class:`.Report`.
         rows: The rows of ``results.json``.
         no_figures: Why there are no figures.
+        verdict: See :class:`.Report`.
         cfg: The config, whose test pipeline pictures go through.
         meta: ``classes`` and ``palette`` of the data set.
         pictures: The user's folder of pictures; empty for generated images.
@@ -64,6 +65,7 @@ class Run:
     command: str
     rows: Sequence[dict[str, Any]] = ()
     no_figures: str = ""
+    verdict: Sequence[str] = ()
     cfg: Any = None
     meta: dict[str, Any] = field(default_factory=dict)
     pictures: str = ""
@@ -100,6 +102,7 @@ def report_of(run: Run) -> Report:
         versions=all_versions(),
         rows=tuple(run.rows),
         no_figures=without_home(run.no_figures),
+        verdict=tuple(run.verdict),
         samples=samples,
         comparisons=comparisons,
         coverage=tuple(json.loads(run.coverage.to_json())["rows"]),

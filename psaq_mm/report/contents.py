@@ -112,6 +112,7 @@ class Report:
         versions: Versions of the packages by import name.
         rows: The rows of ``results.json``; empty for a model in memory.
         no_figures: Why there are no figures; empty if there are.
+        verdict: What the models show without labels, one sentence or more in each text.
         samples: The newest generated images in a grid; None if they cannot be drawn.
         comparisons: Predictions on pictures.
         coverage: The rows of ``coverage.json``.
@@ -127,6 +128,7 @@ class Report:
     versions: dict[str, str]
     rows: tuple[dict[str, Any], ...] = ()
     no_figures: str = ""
+    verdict: tuple[str, ...] = ()
     samples: Picture | None = None
     comparisons: tuple[Comparison, ...] = ()
     coverage: tuple[dict[str, Any], ...] = ()
@@ -146,7 +148,14 @@ class Report:
         data["samples"] = data["samples"] and Picture(**data["samples"])
         data["comparisons"] = tuple(_comparison(one) for one in data["comparisons"])
         data["histograms"] = tuple(Histogram(**{**one, "counts": tuple(one["counts"])}) for one in data["histograms"])
-        return cls(**{**data, "rows": tuple(data["rows"]), "coverage": tuple(data["coverage"])})
+        return cls(
+            **{
+                **data,
+                "rows": tuple(data["rows"]),
+                "verdict": tuple(data["verdict"]),
+                "coverage": tuple(data["coverage"]),
+            }
+        )
 
 
 def _comparison(data: dict[str, Any]) -> Comparison:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+from typing import TypeVar
 
-from ...analysis.sensitivity import Reference
+import torch
+from torch import Tensor
+
+from ...analysis.sensitivity import Distances, Reference
 from ...generation import RandomCrops
 from ...models.features import FeaturesAndLogits
 from ..runner import DFQRunner
 
+T = TypeVar("T")
 IMAGES, BATCH = 16, 8
 
 
@@ -23,16 +28,39 @@ def closeness(runner: DFQRunner) -> dict[str, float]:
         does not have is left out, and everything, with a warning in the log, for a model that cannot be run in this
         way.
     """
-    images = runner.pool.first(IMAGES)
-    # Another seed than calibration's, whose crops are drawn from the run's.
-    crops = RandomCrops(1)(images, torch.Generator().manual_seed(2**31 + runner.state.seed))[len(images) :]
-    batches = crops.split(BATCH)
+    return attempt(runner, "compared on samples", lambda: present(reference(runner).distances(runner.student)), {})
+
+
+def present(distances: Distances) -> dict[str, float]:
+    """The distances that a model has, by name."""
+    return {key: value for key, value in distances._asdict().items() if value is not None}
+
+
+def unseen_crops(runner: DFQRunner, count: int = IMAGES) -> Tensor:
+    """Crops of the first samples, other ones than calibration's, whose crops are drawn from the run's seed."""
+    images = runner.pool.first(count)
+    return RandomCrops(1)(images, torch.Generator().manual_seed(2**31 + runner.state.seed))[len(images) :]
+
+
+def reference(runner: DFQRunner) -> Reference:
+    """The outputs of the float model on :func:`unseen_crops`."""
+    batches = unseen_crops(runner).split(BATCH)
+    forwards = [FeaturesAndLogits(runner.teacher) for _ in batches]
+    return Reference(runner.teacher, batches, forwards, forwards[0].classes, forwards[0].scores)
+
+
+def attempt(runner: DFQRunner, what: str, make: Callable[[], T], otherwise: T) -> T:
+    """The result of a function; a warning, and something else, if it fails.
+
+    Args:
+        runner: Its log receives the warning.
+        what: What the models then are not.
+        make: The function. Models of others can raise any exception in it, and the run must not be lost.
+        otherwise: The other result.
+    """
     try:
-        forwards = [FeaturesAndLogits(runner.teacher) for _ in batches]
-        reference = Reference(runner.teacher, batches, forwards, forwards[0].classes, forwards[0].scores)
-        found = reference.distances(runner.student)
-    except Exception as error:  # models of others can raise any exception, and the run must not be lost
+        return make()
+    except Exception as error:
         reason = " ".join(str(error).split())
-        runner.logger.warning(f"the models are not compared on samples ({type(error).__name__}: {reason})")
-        return {}
-    return {key: value for key, value in found._asdict().items() if value is not None}
+        runner.logger.warning(f"the models are not {what} ({type(error).__name__}: {reason})")
+        return otherwise
