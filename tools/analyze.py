@@ -8,6 +8,7 @@ from pathlib import Path
 
 from psaq_mm.analysis.budget import Budget
 from psaq_mm.analysis.scores import SCORES
+from psaq_mm.analysis.sensitivity import OUTPUTS
 from psaq_mm.cli import CONSOLE, common_arguments, positive, read_config, run_tool
 from psaq_mm.engine.analysis.mixed import mixed_recipe, save_recipe
 from psaq_mm.engine.analysis.sensitivity import SOURCES, TENSORS, SensitivityRun
@@ -33,9 +34,9 @@ def main() -> int:
     parser.add_argument("--scores", nargs="+", choices=SCORES.names, default=[], help="further scores, from gradients")
     parser.add_argument(
         "--score",
-        choices=["features", "logits", *SCORES.names],
-        default="features",
-        help="to sort and to choose bits by (default: features)",
+        choices=[OUTPUTS, "features", "logits", *SCORES.names],
+        default=OUTPUTS,
+        help="to sort and to choose bits by (default: outputs, the sum of features and logits)",
     )
     args = parser.parse_args()
     budget = Budget.parse(args.budget) if args.budget else None

@@ -12,7 +12,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_matrix
 
 from ..errors import UsageError
-from .sensitivity import Sensitivity
+from .sensitivity import OUTPUTS, Sensitivity, score_values
 
 KINDS = ("size", "bops")
 FLOAT_BITS = 32
@@ -115,7 +115,7 @@ class Allocation:
 
 
 def allocate(
-    rows: Sequence[Sensitivity], budget: Budget, operations: Mapping[str, int] | None = None, score: str = "features"
+    rows: Sequence[Sensitivity], budget: Budget, operations: Mapping[str, int] | None = None, score: str = OUTPUTS
 ) -> Allocation:
     """Choose the bits of each tensor among the measured widths.
 
@@ -134,7 +134,7 @@ def allocate(
         rows: The sensitivities.
         budget: The budget.
         operations: Multiplications of each layer, for ``bops``.
-        score: Which sensitivity: ``'logits'``, ``'features'`` or a further score that was measured.
+        score: Which sensitivity (:func:`psaq_mm.analysis.sensitivity.score_values`).
 
     Raises:
         UsageError: The rows have no such sensitivity, or the smallest widths exceed the budget.
@@ -162,8 +162,7 @@ def by_tensor(rows: Sequence[Sensitivity], score: str) -> dict[Key, dict[int, fl
         UsageError: A row has no such sensitivity.
     """
     found: dict[Key, dict[int, float]] = {}
-    for row in rows:
-        value = row.score(score)
+    for row, value in zip(rows, score_values(rows, score), strict=True):
         if value is None:
             raise UsageError(f"the analysis has no score {score!r}: use 'features', or measure it with --scores")
         found.setdefault(row.key, {})[row.bits] = value

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from ..generation.losses.distances import DISTANCES
 from .probe import Probe, ProbedTensor
 
+# The score that is the sum of both distances.
+OUTPUTS = "outputs"
 # The outputs of the backbone, and the logits of the whole network; the second list is empty without logits.
 Forward = Callable[[nn.Module, Tensor], tuple[list[Tensor], list[Tensor]]]
 
@@ -38,15 +40,45 @@ class Sensitivity:
     logits: float | None
     scores: dict[str, float] = field(default_factory=dict)
 
-    def score(self, name: str) -> float | None:
-        """The sensitivity of a name; None if it was not measured."""
-        found: float | None = getattr(self, name) if name in ("features", "logits") else self.scores.get(name)
-        return found
-
     @property
     def key(self) -> tuple[str, str]:
         """Layer and tensor."""
         return self.layer, self.tensor
+
+
+def score_values(rows: Sequence[Sensitivity], name: str) -> list[float | None]:
+    """The score of each row.
+
+    The score ``'outputs'`` is the sum of both distances, each divided by its sum over all rows. Layers behind the
+    backbone do not move its outputs and the logits say little about the images' other contents; the sum sees both.
+
+    Example: rows with features 3 and 1 and logits 0.2 and 0.8 have the scores 0.75 + 0.2 and 0.25 + 0.8.
+
+    Args:
+        rows: The sensitivities.
+        name: ``'outputs'``, ``'features'``, ``'logits'`` or a further score.
+
+    Returns:
+        None for rows without such a score.
+    """
+    if name == OUTPUTS:
+        parts = [distances_of(rows, one) for one in ("features", "logits")]
+        shares = [share for part in parts if None not in part and (share := shares_of(part))]
+        return [sum(values) for values in zip(*shares, strict=True)] if shares else [0.0] * len(rows)
+    if name in ("features", "logits"):
+        return distances_of(rows, name)
+    return [row.scores.get(name) for row in rows]
+
+
+def distances_of(rows: Sequence[Sensitivity], name: str) -> list[float | None]:
+    """A distance of each row."""
+    return [getattr(row, name) for row in rows]
+
+
+def shares_of(values: Sequence[float | None]) -> list[float]:
+    """Values divided by their sum; empty if they are all zero."""
+    total = sum(value or 0.0 for value in values)
+    return [(value or 0.0) / total for value in values] if total else []
 
 
 class Distances(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from ..analysis.sensitivity import Sensitivity
+from ..analysis.sensitivity import Sensitivity, score_values
 
 
 def worst_table(rows: Sequence[Sensitivity], score: str, count: int = 10) -> Table:
@@ -14,12 +14,12 @@ def worst_table(rows: Sequence[Sensitivity], score: str, count: int = 10) -> Tab
 
     Args:
         rows: The sensitivities.
-        score: ``'logits'``, ``'features'`` or a further score.
+        score: See :func:`psaq_mm.analysis.sensitivity.score_values`.
         count: Number of tensors.
     """
     found: dict[tuple[str, str], dict[int, float]] = {}
-    for row in rows:
-        found.setdefault(row.key, {})[row.bits] = row.score(score) or 0.0
+    for row, value in zip(rows, score_values(rows, score), strict=True):
+        found.setdefault(row.key, {})[row.bits] = value or 0.0
     widths = sorted({row.bits for row in rows}, reverse=True)
     table = Table(title=f"the most sensitive tensors, each quantized alone: {score}")
     table.add_column("layer", overflow="fold")

@@ -19,7 +19,7 @@ def rows_of(name: str, parameters: int, values: dict[int, float], tensor: str = 
 
 def test_the_example_of_the_docstring():
     rows = [*rows_of("a", 100, {4: 0.1, 8: 0.0}), *rows_of("b", 100, {4: 0.9, 8: 0.0})]
-    chosen = allocate(rows, Budget("size", 6 / 32))
+    chosen = allocate(rows, Budget("size", 6 / 32), score="features")
     assert chosen.bits == {("a", "weight"): 4, ("b", "weight"): 8}
     assert (chosen.score, chosen.share, chosen.gap) == (pytest.approx(0.1), 6 / 32, 0)
 
@@ -38,7 +38,7 @@ def test_no_choice_within_the_budget_has_a_smaller_score(layers, share):
         for index, (count, values) in enumerate(layers)
         for row in rows_of(str(index), count, dict(zip(widths, values, strict=True)))
     ]
-    chosen = allocate(rows, Budget("size", share))
+    chosen = allocate(rows, Budget("size", share), score="features")
     whole = sum(count for count, _ in layers) * 32
     # the solver's constraint holds to 1e-6 of the budget
     fits = [
@@ -60,14 +60,14 @@ def test_operations_weigh_pairs_of_bits_and_both_operands_of_a_product_have_the_
     ]
     counts = {"fc": 100, "qk": 100}
     # 8 x 4 for fc and 4 x 4 for qk are 48 of 2 x 1024
-    chosen = allocate(rows, Budget("bops", 48 / 2048), counts)
+    chosen = allocate(rows, Budget("bops", 48 / 2048), counts, "features")
     assert chosen.bits == {("fc", "weight"): 8, ("fc", "input"): 4, ("qk", "left"): 4, ("qk", "right"): 4}
     assert chosen.share == 48 / 2048
 
 
 def test_overrides_name_the_layers_whose_bits_differ():
     rows = [*rows_of("a", 100, {4: 0.1, 8: 0.0}), *rows_of("b", 100, {4: 0.9, 8: 0.0})]
-    chosen = allocate(rows, Budget("size", 6 / 32))
+    chosen = allocate(rows, Budget("size", 6 / 32), score="features")
     assert chosen.overrides({"a": {"weight": 4}, "b": {"weight": 4}}) == [{"pattern": "b", "weight_bits": 8}]
     assert chosen.overrides({"a": {"weight": 8}, "b": {"weight": 8}}) == [{"pattern": "a", "weight_bits": 4}]
 
@@ -118,3 +118,17 @@ def test_a_score_that_was_not_measured_is_refused():
 def test_without_weights_there_is_nothing_to_choose():
     with pytest.raises(UsageError, match="measure weights"):
         allocate(rows_of("a", 0, {4: 0.1}, "input"), Budget("size", 0.5))
+
+
+ERRORS = ((4, 0.01), (8, 0.0))
+
+
+def test_a_layer_behind_the_features_gets_bits_by_its_effect_on_the_logits():
+    """With the features alone a classifier's head, which cannot move them, would always get the fewest bits."""
+    names = ("first", "second", "third", "fourth")
+    rows = [Sensitivity(name, "weight", bits, 100, error, error) for name in names for bits, error in ERRORS]
+    rows += [Sensitivity("head", "weight", bits, 100, 0.0, 5 * error) for bits, error in ERRORS]
+    budget = Budget("size", 5 / 32)  # eight bits for one of five
+    assert allocate(rows, budget, score="features").bits["head", "weight"] == 4
+    assert allocate(rows, budget, score="logits").bits["head", "weight"] == 8
+    assert allocate(rows, budget).bits["head", "weight"] == 8

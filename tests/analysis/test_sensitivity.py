@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from psaq_mm.analysis.probe import Probe, probed_tensors
-from psaq_mm.analysis.sensitivity import Reference, divergence, relative_error, sensitivities
+from psaq_mm.analysis.sensitivity import (
+    Reference,
+    Sensitivity,
+    divergence,
+    relative_error,
+    score_values,
+    sensitivities,
+)
 from psaq_mm.quantization import QuantPolicy, calibrating, quantize_model
 
 
@@ -110,3 +117,26 @@ def test_without_logits_there_is_no_distance_of_them():
     reference = Reference(probe.network, batches, [lambda net, x: ([net.features(x)], [])] * 2, classes=False)
     (row,) = sensitivities(probe, reference, probed_tensors(probe.network)[:1])
     assert row.logits is None and row.features > 0
+
+
+def pair(features: float, logits: float | None) -> Sensitivity:
+    return Sensitivity("layer", "weight", 4, 1, features, logits, {"own": features * 2})
+
+
+@pytest.mark.parametrize(
+    ("rows", "name", "expected"),
+    [
+        pytest.param([pair(3, 0.2), pair(1, 0.8)], "outputs", [0.95, 1.05], id="both"),
+        pytest.param([pair(3, None), pair(1, None)], "outputs", [0.75, 0.25], id="no-logits"),
+        pytest.param([pair(0, 1), pair(0, 3)], "outputs", [0.25, 0.75], id="behind-the-backbone"),
+        pytest.param([pair(0, 0), pair(0, 0)], "outputs", [0, 0], id="nothing-moves"),
+        pytest.param([], "outputs", [], id="no-rows"),
+        pytest.param([pair(3, 0.2), pair(1, 0.8)], "logits", [0.2, 0.8], id="logits"),
+        pytest.param([pair(3, None)], "logits", [None], id="missing"),
+        pytest.param([pair(3, None)], "own", [6], id="further"),
+        pytest.param([pair(3, None)], "other", [None], id="not-measured"),
+    ],
+)
+def test_the_score_of_rows(rows, name, expected):
+    found = score_values(rows, name)
+    assert [None if one is None else pytest.approx(one) for one in found] == expected

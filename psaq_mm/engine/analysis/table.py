@@ -14,7 +14,7 @@ from ...analysis.budget import Allocation, Budget, allocate
 from ...analysis.gradients import gradient_scores
 from ...analysis.operations import operations
 from ...analysis.probe import Probe, ProbedTensor, probed_tensors
-from ...analysis.sensitivity import Forward, Reference, Sensitivity, sensitivities
+from ...analysis.sensitivity import OUTPUTS, Forward, Reference, Sensitivity, sensitivities
 from ...errors import PSAQError, UsageError
 from ...models import backbone_outputs
 from ...quantization.spec import MAX_BITS, MIN_BITS
@@ -53,15 +53,12 @@ class SensitivityTable:
     operations: dict[str, int] = field(default_factory=dict)
     rows: list[Sensitivity] = field(default_factory=list)
 
-    def allocate(
-        self, budget: str | Budget, score: str = "features", widths: Sequence[int] | None = None
-    ) -> Allocation:
+    def allocate(self, budget: str | Budget, score: str = OUTPUTS, widths: Sequence[int] | None = None) -> Allocation:
         """The bits with the least sum of sensitivities within a budget (:func:`psaq_mm.analysis.budget.allocate`).
 
         Args:
             budget: The budget, or text such as ``'size=0.125'``.
-            score: ``'features'``, whose order on generated images is nearest to that on real ones; ``'logits'``, or a
-                further score that was measured.
+            score: See :func:`psaq_mm.analysis.sensitivity.score_values`.
             widths: The bits to choose from; None for all that were measured.
 
         Raises:
@@ -72,7 +69,7 @@ class SensitivityTable:
         return allocate(rows, limit, self.operations, score)
 
     def overrides(
-        self, budget: str | Budget, score: str = "features", widths: Sequence[int] | None = None
+        self, budget: str | Budget, score: str = OUTPUTS, widths: Sequence[int] | None = None
     ) -> list[dict[str, Any]]:
         """The same bits as overrides of a recipe: ``options={'dfq.quantization.overrides': table.overrides(...)}``."""
         return self.allocate(budget, score, widths).overrides(self.recipe_bits)
