@@ -106,6 +106,7 @@ def others(groups: Mapping[str, Sequence[tuple[float, float]]], name: str) -> li
 # By figure, best distance first: fitted to the records in results/ by benchmarks/expected_loss.py.
 CURVES: dict[str, tuple[LossCurve, ...]] = {
     "top1": (LossCurve("logits", 3.0, 1.3, 0.4),),
+    "mIoU": (LossCurve("logits", 3.0, 1.3, 0.4),),
     "bbox_mAP": (LossCurve("logits", 3.0, 1.3, 0.4),),
     "segm_mAP": (LossCurve("logits", 3.0, 1.3, 0.4),),
 }
