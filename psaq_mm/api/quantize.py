@@ -85,4 +85,5 @@ def quantize(
     runner = job.runner
     samples = Samples(runner.pool.images, runner.teacher)
     quantization = runner.quantization_record()
-    return Result(runner.student, metrics, runner.coverage, samples, runner.folder, quantization, folder)
+    verdict = tuple(job.verdict.sentences()) if job.verdict else ()
+    return Result(runner.student, metrics, runner.coverage, samples, runner.folder, quantization, verdict, folder)

@@ -58,6 +58,8 @@ class Result:
         samples: The generated images.
         work_dir: The folder of the run; None for a model in memory.
         quantization: The keys of the policy that was applied.
+        verdict: What the run shows without labels: the expected loss, the layers with the largest errors, and overrides
+            that help; empty for a model in memory.
         owner: Keeps a temporary ``work_dir`` until the result is deleted.
     """
 
@@ -67,6 +69,7 @@ class Result:
     samples: Samples
     work_dir: Path | None
     quantization: dict[str, Any]
+    verdict: tuple[str, ...] = ()
     owner: Any = None
 
     def __repr__(self) -> str:

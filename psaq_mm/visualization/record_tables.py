@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -147,6 +148,32 @@ def rank_tables(record: dict[str, Any]) -> list[str]:
     return [markdown(head, rows, left=4)]
 
 
+def expected_tables(record: dict[str, Any]) -> list[str]:
+    """For each curve of ``benchmarks/expected_loss.py``, how many measured losses are where they are expected."""
+    rows = [
+        [
+            metric.title if (metric := metric_of(row["figure"])) else row["figure"],
+            row["distance"],
+            str(row["models"]),
+            str(row["points"]),
+            str(row["right"]),
+            str(row["right_held_out"]),
+            f"{math.exp(row['spread']):.2f}",
+        ]
+        for row in record["summary"]
+    ]
+    head = [
+        "figure",
+        "distance",
+        "models",
+        "points",
+        "as expected",
+        "as expected by the other models",
+        "error bar, factor",
+    ]
+    return [markdown(head, rows, left=2)]
+
+
 def metric_cells(metrics: dict[str, float], reference: dict[str, float]) -> list[str]:
     """Titles and values of known metrics, with their difference from those of a reference."""
     cells = []
@@ -177,6 +204,7 @@ TABLES = {
     "benchmark": deploy_tables,
     "benchmark_generation": generation_tables,
     "benchmark_models": model_tables,
+    "expected_loss": expected_tables,
     "nncf_accuracy": nncf_tables,
     "parity": parity_tables,
     "sensitivity_ranks": rank_tables,
