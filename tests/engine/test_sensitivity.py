@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from psaq_mm.analysis.budget import Budget
-from psaq_mm.engine.analysis import table as table_module
+from psaq_mm.engine.analysis import measure as measure_module
 from psaq_mm.engine.analysis.mixed import mixed_recipe, save_recipe
 from psaq_mm.engine.analysis.sensitivity import SensitivityRun
 from psaq_mm.engine.analysis.table import SensitivityTable
@@ -73,7 +73,7 @@ def test_the_first_layer_is_measured_at_all_widths_and_has_its_own_bits_in_the_r
 
 def test_an_interrupted_analysis_goes_on_with_the_missing_rows(measured, recipe, tmp_path, monkeypatch):
     _, _, whole = measured
-    real, quick = table_module.sensitivities, {"widths": (4,), "tensors": "weights"}
+    real, quick = measure_module.sensitivities, {"widths": (4,), "tensors": "weights"}
 
     def stops(probe, reference, tensors):
         for count, row in enumerate(real(probe, reference, tensors)):
@@ -81,7 +81,7 @@ def test_an_interrupted_analysis_goes_on_with_the_missing_rows(measured, recipe,
                 raise KeyboardInterrupt
             yield row
 
-    monkeypatch.setattr(table_module, "sensitivities", stops)
+    monkeypatch.setattr(measure_module, "sensitivities", stops)
     with pytest.raises(KeyboardInterrupt):
         analysis(recipe, tmp_path, **quick).run()
     assert len(SensitivityTable.load(tmp_path / "sensitivity.json").rows) == 7
@@ -91,7 +91,7 @@ def test_an_interrupted_analysis_goes_on_with_the_missing_rows(measured, recipe,
         seen.extend(tensors)
         return real(probe, reference, tensors)
 
-    monkeypatch.setattr(table_module, "sensitivities", counts)
+    monkeypatch.setattr(measure_module, "sensitivities", counts)
     generated = next((tmp_path / "analysis").glob("images_*.pth")).stat().st_mtime_ns
     table = analysis(recipe, tmp_path, **quick).run()
     expected = [row for row in whole.rows if row.tensor == "weight" and row.bits == 4]

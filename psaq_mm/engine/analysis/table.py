@@ -1,22 +1,19 @@
-"""The record of an analysis, and the measurement of its rows."""
+"""The record of an analysis."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ...analysis.budget import Allocation, Budget, allocate
-from ...analysis.gradients import gradient_scores
-from ...analysis.operations import operations
-from ...analysis.probe import Probe, ProbedTensor, probed_tensors
-from ...analysis.sensitivity import Forward, Reference, Sensitivity, sensitivities
+from ...analysis.probe import probed_tensors
+from ...analysis.sensitivity import Sensitivity
 from ...errors import PSAQError, UsageError
-from ...models import backbone_outputs
 from ...quantization.spec import MAX_BITS, MIN_BITS
 from ...utils.atomic_files import save_json
 
@@ -104,57 +101,6 @@ class SensitivityTable:
             return cls(**{**data, "size": tuple(data["size"]), "bits": tuple(data["bits"])}, rows=rows)
         except (OSError, json.JSONDecodeError, KeyError, TypeError):
             raise PSAQError(f"{path} cannot be read: delete it and start the analysis anew") from None
-
-
-def missing_tensors(table: SensitivityTable, network: nn.Module, tensors: str = "all") -> list[ProbedTensor]:
-    """The tensors of a network that have no row at their bits yet.
-
-    Args:
-        table: The rows so far.
-        network: A quantized network.
-        tensors: ``'all'``, ``'weights'`` or ``'activations'``.
-    """
-    have = {(*row.key, row.bits) for row in table.rows}
-    wanted = [one for one in probed_tensors(network) if tensors in ("all", kind_of(one.tensor))]
-    return [one for one in wanted if (*one.key, one.bits) not in have]
-
-
-def measured_rows(
-    table: SensitivityTable,
-    network: nn.Module,
-    calibrate: Callable[[], object],
-    batches: Sequence[Tensor],
-    forwards: Sequence[Forward],
-    classes: bool,
-    missing: Sequence[ProbedTensor],
-    scores: Sequence[str] = (),
-) -> Iterator[Sensitivity]:
-    """Calibrate a network, and add a row for each missing tensor to the table.
-
-    Args:
-        table: Receives the rows, and the operations of each layer.
-        network: A quantized network, not calibrated.
-        calibrate: Calibrates it.
-        batches: Images.
-        forwards: Computes features and logits, one function for each batch.
-        classes: Whether the logits are class scores (:class:`psaq_mm.analysis.sensitivity.Reference`).
-        missing: The tensors.
-        scores: Names of further scores, from gradients of the features.
-
-    Yields:
-        Each row, after it was added.
-    """
-    probe = Probe(network, calibrate)
-    reference = Reference(network, batches, forwards, classes)
-    table.logits = ("divergence" if classes else "error") if reference.outputs[0][1] else ""
-    device = next(network.parameters()).device
-    if not table.operations:
-        table.operations = operations(network, lambda model: forwards[0](model, batches[0][:1].to(device)))
-    further = gradient_scores(probe, batches, backbone_outputs, scores) if scores else {}
-    for row in sensitivities(probe, reference, missing):
-        row.scores.update(further.get(row.key, {}))
-        table.rows.append(row)
-        yield row
 
 
 def recipe_bits(network: nn.Module) -> dict[str, dict[str, int]]:
