@@ -131,6 +131,9 @@ def test_rows_are_measured_again_for_scores_that_they_lack(recipe, tmp_path):
     assert [row.features for row in first.rows] == [row.features for row in second.rows]
     assert all(not one.scores and other.scores["gauss_newton"] > 0 for one, other in zip(first.rows, second.rows))
     assert second.logits == "error"
+    assert all(row.seconds > 0 and row.scores_seconds is None for row in first.rows)
+    # all tensors share the passes of the scores
+    assert len({row.scores_seconds for row in second.rows}) == 1 and second.rows[0].scores_seconds > 0
     chosen = second.allocate("size=0.3", "gauss_newton", widths=[4])
     assert set(chosen.bits.values()) == {4}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -52,10 +54,11 @@ def measure(
         if not table.operations:
             image = batches[0][:1].to(next(network.parameters()).device)
             table.operations = operations(network, lambda model: forwards[0](model, image))
+        start = time.perf_counter()
         further = gradient_scores(probe, batches, backbone_outputs, scores) if scores else {}
+        share = (time.perf_counter() - start) / len(missing) if scores else None
         for step, row in enumerate(sensitivities(probe, reference, missing), 1):
-            row.scores.update(further.get(row.key, {}))
-            table.rows.append(row)
+            table.rows.append(replace(row, scores=further.get(row.key, {}), scores_seconds=share))
             yield step, len(missing)
 
     for network in networks:
