@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import csv
 
 import pytest
 
 from psaq_mm.analysis.budget import Budget
+from psaq_mm.analysis.sensitivity import Sensitivity
 from psaq_mm.engine.analysis import measure as measure_module
 from psaq_mm.engine.analysis.mixed import mixed_recipe, save_recipe
 from psaq_mm.engine.analysis.sensitivity import SensitivityRun
@@ -60,6 +62,44 @@ def test_rows_are_saved_in_the_order_of_execution(measured):
     layers = list(dict.fromkeys(row.layer for row in loaded.rows))
     assert layers == list(loaded.operations)
     assert layers[0] == "backbone.patch_embed.projection" and all(count > 0 for count in loaded.operations.values())
+
+
+def test_a_csv_file_holds_the_same_rows(measured):
+    _, run, table = measured
+    with (run.folder / "sensitivity.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(table.rows)
+    for found, row in zip(rows, table.rows, strict=True):
+        assert [found[key] for key in ("layer", "tensor")] == [row.layer, row.tensor]
+        assert [int(found[key]) for key in ("bits", "parameters", "operations")] == [
+            row.bits,
+            row.parameters,
+            table.operations[row.layer],
+        ]
+        # every digit is written
+        assert [float(found[key]) for key in ("features", "logits", "seconds")] == [
+            row.features,
+            row.logits,
+            row.seconds,
+        ]
+        assert found["scores_seconds"] == ""
+
+
+def test_a_csv_file_has_a_column_for_each_score_and_empty_cells_for_what_is_missing(tmp_path):
+    rows = [
+        Sensitivity("b", "left", 4, 0, 0.5, None),
+        Sensitivity("a, 1", "weight", 4, 12, 0.25, None, {"mine": 2.0}, seconds=0.125, scores_seconds=0.5),
+    ]
+    table = SensitivityTable("c.py", "", "generated", 1, (4, 4), 0, (4, 8), operations={"a, 1": 48}, rows=rows)
+    table.to_csv(str(tmp_path / "table.csv"))
+    assert (tmp_path / "table.csv").read_text().splitlines() == [
+        "layer,tensor,bits,parameters,operations,features,logits,mine,seconds,scores_seconds",
+        '"a, 1",weight,4,12,48,0.25,,2.0,0.125,0.5',
+        "b,left,4,0,,0.5,,,,",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+    with pytest.raises(PSAQError, match="cannot write"):
+        table.to_csv(tmp_path / "none" / "table.csv")
 
 
 def test_the_first_layer_is_measured_at_all_widths_and_has_its_own_bits_in_the_recipe(recipe, tmp_path):

@@ -35,12 +35,13 @@ INTERVAL = 10.0
 class SensitivityRun:
     """Generates images, calibrates the model at each width, and quantizes one tensor after the other.
 
-    The file is written every ten seconds; a run that is called again goes on with the missing rows.
+    The files are written every ten seconds; a run that is called again goes on with the missing rows.
 
     Args:
         cfg: The recipe. Its bits select the settings (``by_bits``) which all widths share.
         widths: Bit widths, 2 to 8 each.
-        folder: Folder of ``sensitivity.json``; the images and the log are written to its subfolder ``analysis``.
+        folder: Folder of ``sensitivity.json`` and ``sensitivity.csv``; the images and the log are written to its
+            subfolder ``analysis``.
         images: Number of images on which the outputs are compared.
         batch_size: Images per forward pass.
         source: ``'generated'``, or ``'real'`` for images of the recipe's ``real_images`` or training set, as a
@@ -184,13 +185,18 @@ class SensitivityRun:
                 if step == 1:  # calibration, a stage with a progress of its own, is done
                     events.begin(STAGE, total)
                 if step == total or time.monotonic() > self.saved + INTERVAL:
-                    table.save(self.path)
-                    self.saved = time.monotonic()
+                    self.save(table)
                 events.step(STAGE, step)
                 if step == total:
                     runner.call_hook("after_stage", stage=STAGE)
         finally:  # whatever stopped it
-            table.save(self.path)
+            self.save(table)
+
+    def save(self, table: SensitivityTable) -> None:
+        """Write ``sensitivity.json`` and ``sensitivity.csv``."""
+        table.save(self.path)
+        table.to_csv(self.path.with_suffix(".csv"))
+        self.saved = time.monotonic()
 
     def calibrate(self, network: nn.Module) -> None:
         """Calibrate a network as the runner's student."""

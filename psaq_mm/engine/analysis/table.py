@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,9 +16,12 @@ from ...analysis.probe import probed_tensors
 from ...analysis.sensitivity import Sensitivity
 from ...errors import PSAQError, UsageError
 from ...quantization.spec import MAX_BITS, MIN_BITS
-from ...utils.atomic_files import save_json
+from ...utils.atomic_files import save_json, save_with
 
 SCHEMA = 1
+# Of a CSV file; the further scores stand between them.
+COLUMNS = ("layer", "tensor", "bits", "parameters", "operations", "features", "logits")
+SECONDS = ("seconds", "scores_seconds")
 
 
 @dataclass
@@ -85,6 +89,27 @@ class SensitivityTable:
         """Write the JSON of schema 1 atomically."""
         self.sort()
         save_json({"schema": SCHEMA, **asdict(self)}, path)
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the rows as CSV atomically, with a column for each further score; figures that are missing are empty.
+
+        Args:
+            path: Path of the file.
+
+        Raises:
+            PSAQError: It cannot be written.
+        """
+        self.sort()
+        save_with(self.write_csv, Path(path))
+
+    def write_csv(self, path: Path) -> None:
+        """Write the rows as CSV in place (:meth:`to_csv`)."""
+        scores = list(dict.fromkeys(name for row in self.rows for name in row.scores))
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [*COLUMNS, *scores, *SECONDS], extrasaction="ignore")
+            writer.writeheader()
+            for row in self.rows:
+                writer.writerow({**asdict(row), **row.scores, "operations": self.operations.get(row.layer)})
 
     @classmethod
     def load(cls, path: Path) -> SensitivityTable:
