@@ -3,8 +3,8 @@
     python -m benchmarks.expected_loss results/*.json -o results/expected_loss.json --chart docs/expected_loss.png
 
 A point is a row that was quantized with generated images and compared with the float model on crops of them
-(``closeness``). A curve for each figure and distance is fitted to the points of all models; ``held_out`` is what a curve
-fitted to all other models expects. psaq_mm/analysis/expected.py has the curves (``CURVES``).
+(``closeness``). A curve for each figure and distance is fitted to the points of all models; ``held_out`` is what a
+curve fitted to all other models expects. psaq_mm/analysis/expected.py has the curves (``CURVES``).
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from mmengine.config import Config
 from benchmarks.model_files import CONFIG, ENGINE_OF, Contender, load_model
 from benchmarks.model_run import FixedRois, fix_rois, predict, sample_of
 from psaq_mm.cli import import_host
-from psaq_mm.compat import import_quietly
 from psaq_mm.errors import PSAQError
 from psaq_mm.utils.memory import memory_growth
 
@@ -84,8 +83,7 @@ def measure(job: dict[str, Any]) -> dict[str, float | None]:
     if job["engine"] in ENGINE_OF:
         import_module(ENGINE_OF[job["engine"]])
     cfg = Config.fromfile(folder / CONFIG)
-    import_host(cfg)
-    import_quietly(f"{cfg.default_scope}.models")  # else the registries would import it while the model is built
+    import_host(cfg)  # else the registries would import the libraries while the model is built
     images = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
     with memory_growth() as grown:
         start = time.perf_counter()

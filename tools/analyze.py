@@ -51,7 +51,7 @@ def main() -> int:
     )
     table = run.run()
     CONSOLE.print(worst_table(table.rows, args.score))
-    CONSOLE.print(f"{len(table.rows)} rows: {run.path}", soft_wrap=True, highlight=False)
+    CONSOLE.print(f"{len(table.rows)} rows: {run.path}, .csv beside it", soft_wrap=True, highlight=False)
     try:
         if page := rewrite_report(run.folder):
             CONSOLE.print(f"in the report: {page}", soft_wrap=True, highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -30,6 +31,9 @@ class Sensitivity:
         features: :func:`relative_error` of the backbone's outputs.
         logits: The distance of the logits (:class:`Reference`); None without logits.
         scores: Further scores by name (:mod:`psaq_mm.analysis.scores`).
+        seconds: Time of the forward passes that gave ``features`` and ``logits``; None if it was not taken.
+        scores_seconds: Time of the passes that gave ``scores``, of which each tensor has an equal share; None without
+            scores.
     """
 
     layer: str
@@ -39,6 +43,9 @@ class Sensitivity:
     features: float
     logits: float | None
     scores: dict[str, float] = field(default_factory=dict)
+    # Not compared: the same measurement takes another time.
+    seconds: float | None = field(default=None, compare=False)
+    scores_seconds: float | None = field(default=None, compare=False)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -196,5 +203,8 @@ def sensitivities(probe: Probe, reference: Reference, tensors: Iterable[ProbedTe
         The sensitivity of each tensor, as soon as it is measured.
     """
     for one in tensors:
+        start = time.perf_counter()
         with probe.only([one.key]) as network:
-            yield Sensitivity(one.layer, one.tensor, one.bits, one.parameters, *reference.distances(network)[:2])
+            features, logits, _ = reference.distances(network)
+        took = time.perf_counter() - start
+        yield Sensitivity(one.layer, one.tensor, one.bits, one.parameters, features, logits, seconds=took)

@@ -47,13 +47,13 @@ def analyze(
         images: Number of images on which the outputs are compared.
         image_size: Height and width of the generated images; default: the recipe's.
         seed: Seed of all random numbers.
-        work_dir: Folder for ``sensitivity.json``, from which an interrupted analysis goes on; default: no files. Not
-            for a model in memory.
+        work_dir: Folder for ``sensitivity.json``, from which an interrupted analysis goes on, and ``sensitivity.csv``;
+            default: no files. Not for a model in memory.
         options: Further keys of the config by dotted name.
         progress: As for :func:`psaq_mm.quantize`; the name of the stage is ``'analyze'``.
 
     Returns:
-        The sensitivity of each tensor at each width.
+        The sensitivity of each tensor at each width; ``table.to_csv(path)`` writes it as CSV.
 
     Raises:
         UsageError: A setting is not valid.

@@ -34,6 +34,7 @@ from ..models import (
     without_checkpointing,
     without_downloads,
 )
+from ..models.artifacts import by_detector_names
 from ..models.checkpoint import how_to_get, load_weights, read_checkpoint
 from ..models.hosts.language import set_text
 from ..models.hosts.types import buildable
@@ -114,7 +115,8 @@ def keep_unreached(artifact: ConfigDict, teacher: nn.Module, size: tuple[int, in
         artifact: The config of the quantized model; overrides are added in scope ``model``.
         teacher: The float model in eval mode.
         size: Height and width of images of noise that pass through it.
-        policy: The recipe's policy; in scope ``model`` that of the artifact, whose patterns are the whole model's.
+        policy: The recipe's policy. In scope ``model`` that of the artifact is taken, whose patterns are the whole
+            model's.
 
     Returns:
         The policy of the artifact.
@@ -123,7 +125,7 @@ def keep_unreached(artifact: ConfigDict, teacher: nn.Module, size: tuple[int, in
         UsageError: The model cannot be quantized as a whole.
     """
     if artifact.type != "psaq_mm.QuantizedModel" or artifact.quantization.get("scope") == "backbone":
-        return policy
+        return replace(policy, overrides=by_detector_names(artifact, policy.overrides))
     policy, _ = policy_of(artifact.quantization)
     like = next(teacher.parameters())
     # A generator of its own, so that the random numbers of the run stay the same.

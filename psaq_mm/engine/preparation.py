@@ -102,7 +102,8 @@ def import_host(cfg: Config) -> None:
         if find_spec(library) is None:
             names = " or ".join(DISTRIBUTIONS[library])
             raise PSAQError(f"the config needs {library} ({part}), which is not installed: pip install {names}")
-        wanted = ("datasets", "evaluation", "visualization") if library == scope else ("models",)
+        # Models too, which registries would import with all output: mmdet's import mmpretrain, which prints a line.
+        wanted = ("datasets", "evaluation", "visualization", "models") if library == scope else ("models",)
         try:
             import_quietly(*(f"{library}.{one}" for one in wanted))
         except Exception as error:  # version conflicts raise any exception, such as TypeError or AssertionError

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..engine.analysis.sensitivity import STAGE
-from ..engine.analysis.table import (
-    SensitivityTable,
-    at_width,
-    checked_widths,
-    measured_rows,
-    missing_tensors,
-    recipe_bits,
-)
+from ..engine.analysis.measure import STAGE, measure
+from ..engine.analysis.table import SensitivityTable, at_width, checked_widths, recipe_bits
 from ..models import backbone_outputs
 from .events import ProgressEvents
 from .models import TimmModel, quantize_body
@@ -75,15 +67,12 @@ def analyze_model(
             bits=(quantization.get("weight_bits", 8), quantization.get("activation_bits", 8)),
             recipe_bits=recipe_bits(quantized_copy(teacher, quantization)),
         )
-        for width in chosen:
-            student = quantized_copy(teacher, at_width(quantization, width))
-            missing = missing_tensors(table, student)
-            calibrate, forwards = partial(run.calibrate, student), [outputs] * len(batches)
-            rows = measured_rows(table, student, calibrate, batches, forwards, classes, missing)
-            for step, _ in enumerate(rows, 1):
-                if step == 1:
-                    events.begin(STAGE, len(missing))
-                events.step(STAGE, step)
+        networks = (quantized_copy(teacher, at_width(quantization, width)) for width in chosen)
+        steps = measure(table, networks, run.calibrate, batches, [outputs] * len(batches), classes)
+        for step, total in steps:
+            if step == 1:
+                events.begin(STAGE, total)
+            events.step(STAGE, step)
     finally:
         events.close()
     table.sort()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -38,6 +39,7 @@ def artifact_model(model: ConfigDict, quantization: dict[str, Any]) -> ConfigDic
     options = policy.to_config()
     if scope == "model":
         return as_whole(quantized, {**options, "overrides": by_whole_names(quantized, options["overrides"])})
+    options["overrides"] = by_detector_names(quantized, options["overrides"])
     owner = owner_of_backbone(quantized)
     if "backbone" in owner and copies_backbone(quantized):
         # The copy is made when the model is built, so that it would have quantizers that no image reaches.
@@ -114,6 +116,16 @@ def by_whole_names(model: ConfigDict, overrides: list[dict[str, Any]]) -> list[d
         else one
         for one in overrides
     ]
+
+
+def by_detector_names(model: ConfigDict, overrides: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Overrides of a tracker whose patterns go by the whole model's names, by those of its detector.
+
+    Those of the whole model are in the tables of an analysis. A quantized backbone knows its name in the detector.
+    """
+    if owner_of_backbone(model) is model:
+        return overrides
+    return [{**one, "pattern": one["pattern"].removeprefix("detector.")} for one in overrides]
 
 
 def switch_off(part: Any) -> None:

@@ -145,7 +145,28 @@ def rank_tables(record: dict[str, Any]) -> list[str]:
         for row in record["rows"]
     ]
     head = ["model", "settings", "images", "tensors", "bits", "number", "logits", "features"]
-    return [markdown(head, rows, left=4)]
+    return [markdown(head, rows, left=4), *score_tables(record)]
+
+
+def score_tables(record: dict[str, Any]) -> list[str]:
+    """Rank correlations of each score with ``features`` on the other images; nothing if no row has them."""
+    scores = dict.fromkeys(score for row in record["rows"] for score in row.get("with_features", ()))
+    if not scores:
+        return []
+    rows = []
+    for row in record["rows"]:
+        found, seconds = row.get("with_features", {}), row.get("seconds", {})
+        figures = [shown(one, 3) for one in (row["features"], *(found.get(score) for score in scores))]
+        times = [shown(seconds.get(key), 1) for key in ("passes", "scores")]
+        head = [row["model"], row["settings"], row["part"], row["bits"]]
+        rows.append([*head, *(cell or "-" for cell in (*figures, *times))])
+    text = (
+        "Each score on the first images with `features` on the second. The seconds are those of one machine for each "
+        "row: of the forward passes behind `features` and `logits`, one for each tensor, and of the passes behind all "
+        "other scores together."
+    )
+    head = ["model", "settings", "tensors", "bits", "features", *scores, "s of passes", "s of other scores"]
+    return [text, markdown(head, rows, left=3)]
 
 
 def expected_tables(record: dict[str, Any]) -> list[str]:

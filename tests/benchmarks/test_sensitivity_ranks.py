@@ -12,6 +12,7 @@ from benchmarks.sensitivity_ranks import correlations, main
 from psaq_mm import cli
 from psaq_mm.analysis.sensitivity import Sensitivity
 from psaq_mm.engine.analysis.table import SensitivityTable
+from psaq_mm.visualization.record_tables import record_markdown
 
 
 def table(values: list[float], source: str = "generated", logits: bool = True) -> SensitivityTable:
@@ -42,6 +43,53 @@ def test_one_exchange_of_four_has_0_8():
 def test_without_logits_there_is_no_figure_for_them():
     row = next(correlations("net", table([1.0, 2, 3, 4], logits=False), table([1.0, 2, 3, 4], logits=False)))
     assert row["logits"] is None and row["features"] == 1
+
+
+def test_scores_are_compared_with_the_features_of_the_other_images():
+    first = table([1.0, 2, 3, 4])
+    # mine has the reversed order of the others' features, logits one exchange of two
+    first.rows = [
+        replace(row, logits=logits, scores={"mine": -row.features}, seconds=0.5, scores_seconds=0.25)
+        for row, logits in zip(first.rows, [2.0, 1, 3, 4], strict=True)
+    ]
+    row = next(correlations("net", first, table([10.0, 20, 30, 40], "real")))
+    assert row["with_features"] == {"logits": pytest.approx(0.8), "mine": -1.0}
+    assert (row["features"], row["logits"]) == (1.0, pytest.approx(0.8))
+    assert row["seconds"] == {"passes": 2.0, "scores": 1.0}
+
+
+def test_passes_are_of_the_tensors_in_a_row_and_those_of_scores_of_all():
+    first = table([1.0, 2, 3, 4, 5, 6])
+    first.rows = [replace(row, seconds=0.5, scores_seconds=0.25) for row in first.rows]
+    rows = {row["part"]: row["seconds"] for row in correlations("net", first, first)}
+    assert rows["weights"] == {"passes": 1.5, "scores": 1.5} and rows["all"] == {"passes": 3.0, "scores": 1.5}
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        pytest.param([{"mine": 1.0}, {"mine": 2.0}, {"mine": 3.0}, {}], id="missing-for-one"),
+        pytest.param([{"mine": 1.0}] * 4, id="the-same-for-all"),
+    ],
+)
+def test_a_score_without_an_order_of_all_tensors_has_no_figure(scores):
+    first = table([1.0, 2, 3, 4])
+    first.rows = [replace(row, scores=one) for row, one in zip(first.rows, scores, strict=True)]
+    row = next(correlations("net", first, table([1.0, 2, 3, 4])))
+    assert row["with_features"] == {"logits": 1.0, "mine": None}
+    assert row["seconds"] == {"passes": None, "scores": None}
+
+
+def test_rows_of_earlier_records_have_a_dash_for_what_they_lack():
+    first = table([1.0, 2, 3, 4])
+    first.rows = [replace(row, scores={"mine": row.features}, seconds=0.5, scores_seconds=0.25) for row in first.rows]
+    new = next(correlations("new", first, table([1.0, 2, 4, 3])))
+    old = {key: value for key, value in new.items() if key not in ("with_features", "seconds")} | {"model": "old"}
+    lines = record_markdown({"tool": "sensitivity_ranks", "rows": [old, new]}).splitlines()
+    assert "| model | settings | tensors | bits | features | logits | mine | s of passes | s of other scores |" in lines
+    assert "| old | W4A4 | all | 4 | 0.800 | - | - | - | - |" in lines
+    assert "| new | W4A4 | all | 4 | 0.800 | 0.800 | 0.800 | 2.0 | 1.0 |" in lines
+    assert record_markdown({"tool": "sensitivity_ranks", "rows": [old]}).count("| model |") == 1
 
 
 def test_rows_of_a_model_are_replaced_in_the_record(tmp_path, monkeypatch, capsys):

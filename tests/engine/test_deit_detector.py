@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -174,6 +175,19 @@ def test_a_missing_library_is_named_with_the_part_that_needs_it(library, monkeyp
     said = rf"the config needs {library} \({part}\), which is not installed: pip install onedl-\w+ or {library}"
     with pytest.raises(PSAQError, match=said):
         preparation.import_host(Config.fromfile(RECIPE))
+
+
+def test_the_libraries_of_a_config_are_imported_without_output():
+    """In a new process: what a library prints, it prints at its first import."""
+    code = """
+from mmengine.config import Config
+from psaq_mm.engine.preparation import import_host
+import_host(Config({"default_scope": "mmdet"}))
+import mmdet.engine, mmdet.models  # as mmengine's registries do
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr[-2000:]
 
 
 def test_a_library_for_another_mmcv_is_one_line(monkeypatch):

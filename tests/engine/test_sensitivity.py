@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import csv
+from dataclasses import replace
 
 import pytest
 
 from psaq_mm.analysis.budget import Budget
-from psaq_mm.engine.analysis import table as table_module
+from psaq_mm.analysis.sensitivity import Sensitivity
+from psaq_mm.engine.analysis import measure as measure_module
 from psaq_mm.engine.analysis.mixed import mixed_recipe, save_recipe
 from psaq_mm.engine.analysis.sensitivity import SensitivityRun
 from psaq_mm.engine.analysis.table import SensitivityTable
@@ -62,6 +65,44 @@ def test_rows_are_saved_in_the_order_of_execution(measured):
     assert layers[0] == "backbone.patch_embed.projection" and all(count > 0 for count in loaded.operations.values())
 
 
+def test_a_csv_file_holds_the_same_rows(measured):
+    _, run, table = measured
+    with (run.folder / "sensitivity.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(table.rows)
+    for found, row in zip(rows, table.rows, strict=True):
+        assert [found[key] for key in ("layer", "tensor")] == [row.layer, row.tensor]
+        assert [int(found[key]) for key in ("bits", "parameters", "operations")] == [
+            row.bits,
+            row.parameters,
+            table.operations[row.layer],
+        ]
+        # every digit is written
+        assert [float(found[key]) for key in ("features", "logits", "seconds")] == [
+            row.features,
+            row.logits,
+            row.seconds,
+        ]
+        assert found["scores_seconds"] == ""
+
+
+def test_a_csv_file_has_a_column_for_each_score_and_empty_cells_for_what_is_missing(tmp_path):
+    rows = [
+        Sensitivity("b", "left", 4, 0, 0.5, None),
+        Sensitivity("a, 1", "weight", 4, 12, 0.25, None, {"mine": 2.0}, seconds=0.125, scores_seconds=0.5),
+    ]
+    table = SensitivityTable("c.py", "", "generated", 1, (4, 4), 0, (4, 8), operations={"a, 1": 48}, rows=rows)
+    table.to_csv(str(tmp_path / "table.csv"))
+    assert (tmp_path / "table.csv").read_text().splitlines() == [
+        "layer,tensor,bits,parameters,operations,features,logits,mine,seconds,scores_seconds",
+        '"a, 1",weight,4,12,48,0.25,,2.0,0.125,0.5',
+        "b,left,4,0,,0.5,,,,",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+    with pytest.raises(PSAQError, match="cannot write"):
+        table.to_csv(tmp_path / "none" / "table.csv")
+
+
 def test_the_first_layer_is_measured_at_all_widths_and_has_its_own_bits_in_the_recipe(recipe, tmp_path):
     run = analysis(recipe, tmp_path, widths=(4,), tensors="weights", options={"dfq.quantization.first_layer": 8})
     table = run.run()
@@ -73,7 +114,7 @@ def test_the_first_layer_is_measured_at_all_widths_and_has_its_own_bits_in_the_r
 
 def test_an_interrupted_analysis_goes_on_with_the_missing_rows(measured, recipe, tmp_path, monkeypatch):
     _, _, whole = measured
-    real, quick = table_module.sensitivities, {"widths": (4,), "tensors": "weights"}
+    real, quick = measure_module.sensitivities, {"widths": (4,), "tensors": "weights"}
 
     def stops(probe, reference, tensors):
         for count, row in enumerate(real(probe, reference, tensors)):
@@ -81,7 +122,7 @@ def test_an_interrupted_analysis_goes_on_with_the_missing_rows(measured, recipe,
                 raise KeyboardInterrupt
             yield row
 
-    monkeypatch.setattr(table_module, "sensitivities", stops)
+    monkeypatch.setattr(measure_module, "sensitivities", stops)
     with pytest.raises(KeyboardInterrupt):
         analysis(recipe, tmp_path, **quick).run()
     assert len(SensitivityTable.load(tmp_path / "sensitivity.json").rows) == 7
@@ -91,7 +132,7 @@ def test_an_interrupted_analysis_goes_on_with_the_missing_rows(measured, recipe,
         seen.extend(tensors)
         return real(probe, reference, tensors)
 
-    monkeypatch.setattr(table_module, "sensitivities", counts)
+    monkeypatch.setattr(measure_module, "sensitivities", counts)
     generated = next((tmp_path / "analysis").glob("images_*.pth")).stat().st_mtime_ns
     table = analysis(recipe, tmp_path, **quick).run()
     expected = [row for row in whole.rows if row.tensor == "weight" and row.bits == 4]
@@ -131,6 +172,9 @@ def test_rows_are_measured_again_for_scores_that_they_lack(recipe, tmp_path):
     assert [row.features for row in first.rows] == [row.features for row in second.rows]
     assert all(not one.scores and other.scores["gauss_newton"] > 0 for one, other in zip(first.rows, second.rows))
     assert second.logits == "error"
+    assert all(row.seconds > 0 and row.scores_seconds is None for row in first.rows)
+    # all tensors share the passes of the scores
+    assert len({row.scores_seconds for row in second.rows}) == 1 and second.rows[0].scores_seconds > 0
     chosen = second.allocate("size=0.3", "gauss_newton", widths=[4])
     assert set(chosen.bits.values()) == {4}
 
@@ -182,3 +226,12 @@ def test_a_mixed_recipe_gives_each_layer_the_chosen_bits(measured, tmp_path):
 def test_layers_have_the_names_that_patterns_of_a_policy_match(measured):
     assert all(row.layer.startswith("backbone.") for row in measured[2].rows)
     assert all((row.parameters > 0) == (row.tensor == "weight") for row in measured[2].rows)
+
+
+def test_tensors_that_no_score_sees_keep_the_bits_of_the_recipe(measured):
+    _, _, table = measured
+    unseen = "backbone.patch_embed.projection"
+    rows = [replace(row, features=0.0, logits=0.0) if row.layer == unseen else row for row in table.rows]
+    chosen = replace(table, rows=rows).allocate("size=0.14")
+    assert not any(layer == unseen for layer, _ in chosen.bits)
+    assert any(layer == unseen for layer, _ in table.allocate("size=0.14").bits)

@@ -19,12 +19,13 @@ from ...models.features import FeaturesAndLogits
 from ...utils.atomic_files import writable_folder
 from ..arms import real_dataset
 from ..builder import build_student, keep_unreached
+from ..loops.base import HookEvents
 from ..recipe import recipe_of
 from ..run_state import recipe_hash
 from ..runner import DFQRunner
-from .table import SensitivityTable, at_width, checked_widths, measured_rows, missing_tensors, recipe_bits
+from .measure import STAGE, measure
+from .table import SensitivityTable, at_width, checked_widths, recipe_bits
 
-STAGE = "analyze"
 SOURCES = ("generated", "real")
 TENSORS = ("all", "weights", "activations")
 # Seconds between two saved states.
@@ -34,12 +35,13 @@ INTERVAL = 10.0
 class SensitivityRun:
     """Generates images, calibrates the model at each width, and quantizes one tensor after the other.
 
-    The file is written every ten seconds; a run that is called again goes on with the missing rows.
+    The files are written every ten seconds; a run that is called again goes on with the missing rows.
 
     Args:
         cfg: The recipe. Its bits select the settings (``by_bits``) which all widths share.
         widths: Bit widths, 2 to 8 each.
-        folder: Folder of ``sensitivity.json``; the images and the log are written to its subfolder ``analysis``.
+        folder: Folder of ``sensitivity.json`` and ``sensitivity.csv``; the images and the log are written to its
+            subfolder ``analysis``.
         images: Number of images on which the outputs are compared.
         batch_size: Images per forward pass.
         source: ``'generated'``, or ``'real'`` for images of the recipe's ``real_images`` or training set, as a
@@ -133,10 +135,7 @@ class SensitivityRun:
             runner.run_stage("generate")
             images = runner.pool.first(self.images)
             table = self.table(images)
-            batches = images.split(self.batch_size)
-            forwards = [FeaturesAndLogits(runner.teacher) for _ in batches]
-            for width in self.widths:
-                self.measure(table, width, batches, forwards)
+            self.measure(table, images.split(self.batch_size))
         runner.call_hook("after_run")
         return table
 
@@ -175,42 +174,34 @@ class SensitivityRun:
             raise UsageError(f"{self.path} belongs to another analysis: delete it or choose another --work-dir")
         return table
 
-    def measure(
-        self,
-        table: SensitivityTable,
-        width: int,
-        batches: Sequence[Tensor],
-        forwards: Sequence[FeaturesAndLogits],
-    ) -> None:
-        """Add the missing rows of a width to the table, and save it."""
-        runner = self.runner
-        network = self.network(width)
-        missing = missing_tensors(table, network, self.tensors)
-        if not missing:
-            return
-        runner.state.student = network
-        rows = measured_rows(
-            table,
-            network,
-            runner.stages["calibrate"].run,
-            batches,
-            forwards,
-            forwards[0].classes,
-            missing,
-            self.scores,
-        )
+    def measure(self, table: SensitivityTable, batches: Sequence[Tensor]) -> None:
+        """Add the missing rows to the table, and save it."""
+        runner, events = self.runner, HookEvents(self.runner)
+        forwards = [FeaturesAndLogits(runner.teacher) for _ in batches]
+        classes, networks = forwards[0].classes, map(self.network, self.widths)
+        steps = measure(table, networks, self.calibrate, batches, forwards, classes, self.tensors, self.scores)
         try:
-            for step, _ in enumerate(rows, 1):
+            for step, total in steps:
                 if step == 1:  # calibration, a stage with a progress of its own, is done
-                    runner.call_hook("before_stage", stage=STAGE, total=len(missing))
-                if time.monotonic() > self.saved + INTERVAL:
-                    table.save(self.path)
-                    self.saved = time.monotonic()
-                runner.call_hook("after_stage_step", stage=STAGE, step=step)
-                runner.termination.check()
+                    events.begin(STAGE, total)
+                if step == total or time.monotonic() > self.saved + INTERVAL:
+                    self.save(table)
+                events.step(STAGE, step)
+                if step == total:
+                    runner.call_hook("after_stage", stage=STAGE)
         finally:  # whatever stopped it
-            table.save(self.path)
-        runner.call_hook("after_stage", stage=STAGE)
+            self.save(table)
+
+    def save(self, table: SensitivityTable) -> None:
+        """Write ``sensitivity.json`` and ``sensitivity.csv``."""
+        table.save(self.path)
+        table.to_csv(self.path.with_suffix(".csv"))
+        self.saved = time.monotonic()
+
+    def calibrate(self, network: nn.Module) -> None:
+        """Calibrate a network as the runner's student."""
+        self.runner.state.student = network
+        self.runner.stages["calibrate"].run()
 
     def network(self, width: int) -> nn.Module:
         """The quantized model at a width, not calibrated; first and last layers have this width too."""

@@ -1,26 +1,27 @@
-"""The record of an analysis, and the measurement of its rows."""
+"""The record of an analysis."""
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ...analysis.budget import Allocation, Budget, allocate
-from ...analysis.gradients import gradient_scores
-from ...analysis.operations import operations
-from ...analysis.probe import Probe, ProbedTensor, probed_tensors
-from ...analysis.sensitivity import OUTPUTS, Forward, Reference, Sensitivity, sensitivities
+from ...analysis.probe import probed_tensors
+from ...analysis.sensitivity import OUTPUTS, Sensitivity, score_values
 from ...errors import PSAQError, UsageError
-from ...models import backbone_outputs
 from ...quantization.spec import MAX_BITS, MIN_BITS
-from ...utils.atomic_files import save_json
+from ...utils.atomic_files import save_json, save_with
 
 SCHEMA = 1
+# Of a CSV file; the further scores stand between them.
+COLUMNS = ("layer", "tensor", "bits", "parameters", "operations", "features", "logits")
+SECONDS = ("seconds", "scores_seconds")
 
 
 @dataclass
@@ -56,6 +57,9 @@ class SensitivityTable:
     def allocate(self, budget: str | Budget, score: str = OUTPUTS, widths: Sequence[int] | None = None) -> Allocation:
         """The bits with the least sum of sensitivities within a budget (:func:`psaq_mm.analysis.budget.allocate`).
 
+        Tensors whose score is zero at every width, such as those of a mask head, which the class scores do not depend
+        on, are left out: the recipe decides their bits, and the budget does not count them.
+
         Args:
             budget: The budget, or text such as ``'size=0.125'``.
             score: See :func:`psaq_mm.analysis.sensitivity.score_values`.
@@ -66,6 +70,8 @@ class SensitivityTable:
         """
         limit = Budget.parse(budget) if isinstance(budget, str) else budget
         rows = [row for row in self.rows if widths is None or row.bits in widths]
+        seen = {row.key for row, value in zip(rows, score_values(rows, score), strict=True) if value != 0}
+        rows = [row for row in rows if row.key in seen]
         return allocate(rows, limit, self.operations, score)
 
     def overrides(
@@ -86,6 +92,27 @@ class SensitivityTable:
         self.sort()
         save_json({"schema": SCHEMA, **asdict(self)}, path)
 
+    def to_csv(self, path: str | Path) -> None:
+        """Write the rows as CSV atomically, with a column for each further score; figures that are missing are empty.
+
+        Args:
+            path: Path of the file.
+
+        Raises:
+            PSAQError: It cannot be written.
+        """
+        self.sort()
+        save_with(self.write_csv, Path(path))
+
+    def write_csv(self, path: Path) -> None:
+        """Write the rows as CSV in place (:meth:`to_csv`)."""
+        scores = list(dict.fromkeys(name for row in self.rows for name in row.scores))
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [*COLUMNS, *scores, *SECONDS], extrasaction="ignore")
+            writer.writeheader()
+            for row in self.rows:
+                writer.writerow({**asdict(row), **row.scores, "operations": self.operations.get(row.layer)})
+
     @classmethod
     def load(cls, path: Path) -> SensitivityTable:
         """Read a file that :meth:`save` wrote.
@@ -101,57 +128,6 @@ class SensitivityTable:
             return cls(**{**data, "size": tuple(data["size"]), "bits": tuple(data["bits"])}, rows=rows)
         except (OSError, json.JSONDecodeError, KeyError, TypeError):
             raise PSAQError(f"{path} cannot be read: delete it and start the analysis anew") from None
-
-
-def missing_tensors(table: SensitivityTable, network: nn.Module, tensors: str = "all") -> list[ProbedTensor]:
-    """The tensors of a network that have no row at their bits yet.
-
-    Args:
-        table: The rows so far.
-        network: A quantized network.
-        tensors: ``'all'``, ``'weights'`` or ``'activations'``.
-    """
-    have = {(*row.key, row.bits) for row in table.rows}
-    wanted = [one for one in probed_tensors(network) if tensors in ("all", kind_of(one.tensor))]
-    return [one for one in wanted if (*one.key, one.bits) not in have]
-
-
-def measured_rows(
-    table: SensitivityTable,
-    network: nn.Module,
-    calibrate: Callable[[], object],
-    batches: Sequence[Tensor],
-    forwards: Sequence[Forward],
-    classes: bool,
-    missing: Sequence[ProbedTensor],
-    scores: Sequence[str] = (),
-) -> Iterator[Sensitivity]:
-    """Calibrate a network, and add a row for each missing tensor to the table.
-
-    Args:
-        table: Receives the rows, and the operations of each layer.
-        network: A quantized network, not calibrated.
-        calibrate: Calibrates it.
-        batches: Images.
-        forwards: Computes features and logits, one function for each batch.
-        classes: Whether the logits are class scores (:class:`psaq_mm.analysis.sensitivity.Reference`).
-        missing: The tensors.
-        scores: Names of further scores, from gradients of the features.
-
-    Yields:
-        Each row, after it was added.
-    """
-    probe = Probe(network, calibrate)
-    reference = Reference(network, batches, forwards, classes)
-    table.logits = ("divergence" if classes else "error") if reference.outputs[0][1] else ""
-    device = next(network.parameters()).device
-    if not table.operations:
-        table.operations = operations(network, lambda model: forwards[0](model, batches[0][:1].to(device)))
-    further = gradient_scores(probe, batches, backbone_outputs, scores) if scores else {}
-    for row in sensitivities(probe, reference, missing):
-        row.scores.update(further.get(row.key, {}))
-        table.rows.append(row)
-        yield row
 
 
 def recipe_bits(network: nn.Module) -> dict[str, dict[str, int]]:
