@@ -37,7 +37,6 @@ class Verdict:
 
     Attributes:
         expected: The expected loss by figure, as shares of the float model's.
-        agreement: :func:`psaq_mm.analysis.sensitivity.agreement` on samples in per cent; None without class scores.
         layers: The number of quantized layers.
         worst: The layers with the largest errors, and their shares of the sum over all layers.
         relieved: The expected loss if these layers were in floating point.
@@ -46,7 +45,6 @@ class Verdict:
     """
 
     expected: Mapping[str, Estimate]
-    agreement: float | None = None
     layers: int = 0
     worst: Mapping[str, float] = field(default_factory=dict)
     relieved: Mapping[str, Estimate] = field(default_factory=dict)
@@ -62,8 +60,7 @@ class Verdict:
         said = []
         if self.expected:
             losses = [f"{METRICS[key].title} {in_words(one)}" for key, one in self.expected.items()]
-            seen = "" if self.agreement is None else f"; class scores agree at {self.agreement:.1f} % of the positions"
-            said.append(f"Expected loss, as a share of the float model's figure: {', '.join(losses)}{seen}.")
+            said.append(f"Expected loss, as a share of the float model's figure: {', '.join(losses)}.")
         if self.worst:
             total = 100 * sum(self.worst.values())
             said.append(
@@ -128,7 +125,7 @@ def verdict(runner: DFQRunner, distances: Mapping[str, float]) -> Verdict:
     """
     none: dict[str, Estimate] = {}
     expected = attempt(runner, "judged", lambda: expected_losses(runner.teacher, distances), none)
-    plain = Verdict(expected, distances.get("agreement"))
+    plain = Verdict(expected)
     return attempt(runner, "searched for layers with large errors", lambda: with_layers(runner, plain), plain)
 
 
@@ -151,7 +148,6 @@ def with_layers(runner: DFQRunner, plain: Verdict) -> Verdict:
         distances = present(reference(runner).distances(network))
     return Verdict(
         plain.expected,
-        plain.agreement,
         len(by_layer),
         {name: by_layer[name] / total for name in names},
         expected_losses(runner.teacher, distances),
