@@ -170,29 +170,38 @@ def score_tables(record: dict[str, Any]) -> list[str]:
 
 
 def expected_tables(record: dict[str, Any]) -> list[str]:
-    """For each curve of ``benchmarks/expected_loss.py``, how many measured losses are where they are expected."""
+    """How many measured losses are where ``benchmarks/expected_loss.py`` expects them, and the curves."""
     rows = [
         [
-            metric.title if (metric := metric_of(row["figure"])) else row["figure"],
-            row["distance"],
-            str(row["models"]),
+            title_of(row["figure"]),
+            row["model"],
             str(row["points"]),
-            str(row["right"]),
+            str(row["right"]) if row["fitted"] else "-",
             str(row["right_held_out"]),
-            f"{math.exp(row['spread']):.2f}",
         ]
         for row in record["summary"]
     ]
-    head = [
-        "figure",
-        "distance",
-        "models",
-        "points",
-        "as expected",
-        "as expected by the other models",
-        "error bar, factor",
+    curves = [
+        [
+            title_of(figure),
+            one["distance"],
+            f"{one['scale']:.3g}",
+            f"{one['power']:.2f}",
+            f"{math.exp(one['spread']):.2f}",
+        ]
+        for figure, fits in record["curves"].items()
+        for one in fits
     ]
-    return [markdown(head, rows, left=2)]
+    return [
+        markdown(["figure", "model", "points", "as expected", "as expected by the other models"], rows, left=2),
+        markdown(["figure", "distance", "scale", "power", "error bar, factor"], curves, left=2),
+    ]
+
+
+def title_of(figure: str) -> str:
+    """The title of a figure in tables."""
+    metric = metric_of(figure)
+    return metric.title if metric else figure
 
 
 def metric_cells(metrics: dict[str, float], reference: dict[str, float]) -> list[str]:
