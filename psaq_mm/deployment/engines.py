@@ -15,6 +15,8 @@ import numpy as np
 from ..errors import ExportError
 
 ENGINES = ("onnxruntime", "openvino")
+# Passes that no profile counts.
+WARM_UP = 2
 Shape = tuple[int | None, ...]
 InputShape = tuple[int | None, int, int, int]
 
@@ -34,7 +36,10 @@ class Session(Protocol):
         """The outputs for float32 inputs, of which the first has exactly the shape :attr:`shape`."""
 
     def profile(self, inputs: Sequence[np.ndarray], passes: int) -> dict[str, float]:
-        """Seconds of a forward pass by operator type, mean over ``passes``; the session needs ``profile=True``."""
+        """Seconds of a forward pass by operator type, mean over some passes after :data:`WARM_UP`.
+
+        The session needs ``profile=True``; each session has one profile.
+        """
 
 
 class OnnxRuntimeSession:
@@ -65,14 +70,14 @@ class OnnxRuntimeSession:
         return list(self.session.run(None, dict(zip(self.inputs, inputs, strict=True))))
 
     def profile(self, inputs: Sequence[np.ndarray], passes: int) -> dict[str, float]:
-        """See :class:`Session`; works only once for each session."""
-        for _ in range(passes + 1):
+        """See :class:`Session`."""
+        for _ in range(WARM_UP + passes):
             self.run(*inputs)
         events = json.loads(Path(self.session.end_profiling()).read_text())
         self.folder.cleanup()
         timed = [one for one in events if one["cat"] == "Node" and one["name"].endswith("_kernel_time")]
         taken: Counter[str] = Counter()
-        for event in timed[len(timed) // (passes + 1) :]:  # the first pass warms up
+        for event in timed[len(timed) * WARM_UP // (WARM_UP + passes) :]:
             taken[event["args"]["op_name"]] += event["dur"] / 1e6 / passes
         return dict(taken)
 
@@ -110,13 +115,21 @@ class OpenVINOSession:
 
     def profile(self, inputs: Sequence[np.ndarray], passes: int) -> dict[str, float]:
         """See :class:`Session`."""
-        taken: Counter[str] = Counter()
-        self.run(*inputs)
+        before = self.totals(inputs, WARM_UP, WARM_UP)
+        after = self.totals(inputs, passes, WARM_UP + passes)
+        taken: dict[str, float] = {}
+        for (kind, first), (_, last) in zip(before, after, strict=True):
+            taken[kind] = taken.get(kind, 0.0) + max(0.0, last - first) / passes
+        return taken
+
+    def totals(self, inputs: Sequence[np.ndarray], passes: int, done: int) -> list[tuple[str, float]]:
+        """Run some passes, and give type and seconds of each operator in all passes so far, whose number is ``done``.
+
+        The engine's own figures are averages over all passes so far.
+        """
         for _ in range(passes):
             self.run(*inputs)
-            for operator in self.request.profiling_info:
-                taken[operator.node_type] += operator.real_time.total_seconds() / passes
-        return dict(taken)
+        return [(one.node_type, done * one.real_time.total_seconds()) for one in self.request.profiling_info]
 
 
 def check_engine(engine: str) -> None:

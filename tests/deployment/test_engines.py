@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from torch import nn
 
 from psaq_mm.deployment import ENGINES, check_engine, onnx_graph, open_session, save_onnx
 from psaq_mm.deployment import engines as module
+from psaq_mm.deployment.engines import OpenVINOSession
 from psaq_mm.errors import ExportError
 
 
@@ -29,6 +33,25 @@ def test_a_graph_of_two_inputs_is_run_and_profiled(tmp_path, engine):
     seconds = open_session(engine, tmp_path / "product.onnx", threads=1, profile=True).profile(arrays, 3)
     # 48,000 multiplications take microseconds; half a second is ample for any machine
     assert 0 < seconds["MatMul"] <= sum(seconds.values()) < 0.5
+
+
+def test_averages_over_all_passes_become_those_without_the_first(monkeypatch):
+    """OpenVINO gives the average over all passes: of 9, 9, 2, 2 and 5 ms, the last three have a mean of 3."""
+    taken, done = [9, 9, 2, 2, 5], []
+    session = OpenVINOSession.__new__(OpenVINOSession)
+    monkeypatch.setattr(session, "run", lambda *inputs: done.append(taken[len(done)]), raising=False)
+
+    class Request:
+        @property
+        def profiling_info(self):
+            average = timedelta(milliseconds=sum(done) / len(done))
+            # two operators of one type add up
+            return [
+                SimpleNamespace(node_type=kind, real_time=average) for kind in ("FullyConnected", "MatMul", "MatMul")
+            ]
+
+    session.request = Request()
+    assert session.profile([], 3) == pytest.approx({"FullyConnected": 3e-3, "MatMul": 6e-3}, abs=1e-6)
 
 
 def test_an_engine_that_is_unknown_or_not_installed(monkeypatch):
