@@ -13,6 +13,7 @@ from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
 from ...analysis.scores import SCORES
+from ...deployment import check_engine, check_exporter
 from ...errors import UsageError
 from ...models import artifact_model, policy_of
 from ...models.features import FeaturesAndLogits
@@ -22,6 +23,8 @@ from ..builder import build_student, keep_unreached
 from ..recipe import recipe_of
 from ..run_state import recipe_hash
 from ..runner import DFQRunner
+from .latency import BITS, LayerTimes, calls_of, deployment_function
+from .latency import STAGE as LATENCY
 from .table import SensitivityTable, at_width, checked_widths, measured_rows, missing_tensors, recipe_bits
 
 STAGE = "analyze"
@@ -46,9 +49,11 @@ class SensitivityRun:
             comparison.
         tensors: ``'all'``, ``'weights'`` or ``'activations'``.
         scores: Further scores from gradients (:mod:`psaq_mm.analysis.scores`), for rows that are missing.
+        engine: Where the time of each layer is measured too, ``'onnxruntime'`` or ``'openvino'``; None for nowhere.
 
     Raises:
         UsageError: A width, a number or the source is not valid, or the recipe has no real images.
+        ExportError: The engine is unknown or not installed, or ONNX cannot be written.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class SensitivityRun:
         source: str = "generated",
         tensors: str = "all",
         scores: Sequence[str] = (),
+        engine: str | None = None,
     ) -> None:
         chosen = checked_widths(widths)
         if images < 1 or batch_size < 1:
@@ -71,7 +77,10 @@ class SensitivityRun:
             raise UsageError(f"tensors {tensors!r} are unknown: use one of {', '.join(TENSORS)}")
         for name in scores:
             SCORES.get(name)
-        self.tensors, self.scores = tensors, tuple(scores)
+        if engine is not None:
+            check_engine(engine)
+            check_exporter()
+        self.tensors, self.scores, self.engine = tensors, tuple(scores), engine
         self.widths, self.images, self.batch_size, self.source = chosen, images, batch_size, source
         self.folder = writable_folder(folder)
         self.path = folder / "sensitivity.json"
@@ -118,10 +127,10 @@ class SensitivityRun:
         return cfg
 
     def run(self) -> SensitivityTable:
-        """Measure the missing rows.
+        """Measure the missing rows, and the missing times.
 
         Returns:
-            All rows.
+            All rows and times.
 
         Raises:
             PSAQError: The checkpoint or a file cannot be read.
@@ -137,6 +146,8 @@ class SensitivityRun:
             forwards = [FeaturesAndLogits(runner.teacher) for _ in batches]
             for width in self.widths:
                 self.measure(table, width, batches, forwards)
+            if self.engine is not None:
+                self.measure_times(table, self.engine, images[:1])
         runner.call_hook("after_run")
         return table
 
@@ -203,14 +214,36 @@ class SensitivityRun:
             for step, _ in enumerate(rows, 1):
                 if step == 1:  # calibration, a stage with a progress of its own, is done
                     runner.call_hook("before_stage", stage=STAGE, total=len(missing))
-                if time.monotonic() > self.saved + INTERVAL:
-                    table.save(self.path)
-                    self.saved = time.monotonic()
+                self.save_now_and_then(table)
                 runner.call_hook("after_stage_step", stage=STAGE, step=step)
                 runner.termination.check()
         finally:  # whatever stopped it
             table.save(self.path)
         runner.call_hook("after_stage", stage=STAGE)
+
+    def measure_times(self, table: SensitivityTable, engine: str, image: Tensor) -> None:
+        """Add the missing times of layers in an engine to the table, and save it."""
+        runner, network = self.runner, self.network(BITS)
+        function = deployment_function(runner.scope, runner.teacher)
+        calls = calls_of(network, lambda model: function(model, image.to(runner.device)))
+        timer = LayerTimes(network, calls, engine, table.latency.setdefault(engine, {}))
+        if not timer:
+            return
+        runner.call_hook("before_stage", stage=LATENCY, total=len(timer))
+        try:
+            for step in timer:
+                self.save_now_and_then(table)
+                runner.call_hook("after_stage_step", stage=LATENCY, step=step)
+                runner.termination.check()
+        finally:  # whatever stopped it
+            table.save(self.path)
+        runner.call_hook("after_stage", stage=LATENCY)
+
+    def save_now_and_then(self, table: SensitivityTable) -> None:
+        """Save the table, if this was not done in the last seconds."""
+        if time.monotonic() > self.saved + INTERVAL:
+            table.save(self.path)
+            self.saved = time.monotonic()
 
     def network(self, width: int) -> nn.Module:
         """The quantized model at a width, not calibrated; first and last layers have this width too."""
