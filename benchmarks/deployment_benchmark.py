@@ -137,7 +137,7 @@ class DeployBenchmark:
     def profile(self, contender: Contender, rounds: int) -> dict[str, float]:
         """Where an engine's time goes: seconds of a pass by kind of operator, which timing itself slows down."""
         session = open_session(contender[0], self.files[contender], self.threads, profile=True)
-        taken = by_kind(session.profile(self.images.numpy(), rounds))
+        taken = by_kind(session.profile([self.images.numpy()], rounds))
         return {kind: round(seconds, 6) for kind, seconds in taken.items()}
 
 

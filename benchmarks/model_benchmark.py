@@ -182,7 +182,7 @@ class ModelBenchmark:
         """Seconds of a pass of a part by kind of operator, which timing itself slows down."""
         engine, file = ENGINE_OF[contender[0]], self.files.files[contender][part]
         session = open_session(engine, file, self.threads, profile=True)
-        taken = by_kind(session.profile(self.inputs[part][0].numpy(), min(rounds, PROFILED)))
+        taken = by_kind(session.profile([self.inputs[part][0].numpy()], min(rounds, PROFILED)))
         return {kind: round(seconds, 6) for kind, seconds in taken.items()}
 
     def noise(self, contender: Contender) -> dict[str, float]:

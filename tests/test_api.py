@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 import psaq_mm
+from psaq_mm.engine.analysis import latency
 from psaq_mm.errors import PSAQError, UsageError
 from tests.conftest import ROOT, SHORT_RUN, SIZE
 
@@ -89,6 +90,35 @@ def test_a_model_in_memory_is_analyzed():
     result = psaq_mm.quantize(model, bits="w4a8", image_size=SIZE, options=options, progress=False)
     bits = {row.name: row.bits for row in result.coverage.rows}
     assert all(bits[f"{one['pattern']}.weight"] == one["weight_bits"] for one in overrides) and overrides
+
+
+def test_the_layers_of_a_model_in_memory_are_timed(monkeypatch):
+    for package in ("onnx", "onnxscript", "openvino"):
+        pytest.importorskip(package, reason="the extra [deploy] is not installed")
+    monkeypatch.setattr(latency, "seconds_of", lambda layer, inputs, engine: {"32": 2e-3, "8": 1e-3})
+    calls: list[tuple[str, int, int]] = []
+    table = psaq_mm.analyze(
+        small_vit(),
+        widths=(8,),
+        images=1,
+        image_size=SIZE,
+        options=SHORT,
+        progress=lambda *c: calls.append(c),
+        engine="openvino",
+    )
+    # each layer runs once for an image
+    assert set(table.latency["openvino"]) == set(table.operations)
+    assert all(seconds == {"32": 2e-3, "8": 1e-3} for seconds in table.latency["openvino"].values())
+    assert calls[-1][0] == "latency" and calls[-1][1] == calls[-1][2]
+    overrides = table.overrides("latency=0.7")
+    result = psaq_mm.quantize(
+        small_vit(), image_size=SIZE, options={**SHORT, "dfq.quantization.overrides": overrides}, progress=False
+    )
+    kept = {one["pattern"] for one in overrides if one["keep_fp"]}
+    bits = {row.name.rpartition(".")[0]: row.bits for row in result.coverage.rows if row.kind in ("weight", "product")}
+    assert kept and {name for name in table.operations if bits[name] is None} == kept
+    with pytest.raises(PSAQError, match="engine 'tensorrt' is unknown"):
+        psaq_mm.analyze(small_vit(), engine="tensorrt")
 
 
 def test_the_analysis_of_a_model_in_memory_writes_no_files(tmp_path):

@@ -1,15 +1,34 @@
-"""The multiplications of a network's quantized layers."""
+"""The multiplications of a network's quantized layers, and what their inputs are."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..quantization import QuantizedLayer, QuantMatMul
+
+
+@dataclass(frozen=True)
+class InputTensor:
+    """An input of a layer, as far as the time of the layer depends on it.
+
+    Attributes:
+        shape: Its shape.
+        subnormal: The share of :func:`subnormal` numbers, with which CPUs compute more slowly. A softmax has them where
+            a mask of -100 is added to its input, as in the shifted windows of Swin.
+    """
+
+    shape: tuple[int, ...]
+    subnormal: float = 0.0
+
+
+Inputs = tuple[InputTensor, ...]
 
 
 def operations(network: nn.Module, run: Callable[[nn.Module], object]) -> dict[str, int]:
@@ -24,14 +43,53 @@ def operations(network: nn.Module, run: Callable[[nn.Module], object]) -> dict[s
     """
     found: dict[str, int] = {}
 
-    def count(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            found[name] = found.get(name, 0) + multiplications(module, inputs, output)
+    def count(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        found[name] = found.get(name, 0) + multiplications(module, inputs, output)
 
-        return hook
+    watch(network, run, count)
+    return found
 
+
+def layer_inputs(network: nn.Module, run: Callable[[nn.Module], object]) -> dict[str, list[Inputs]]:
+    """What the inputs of each quantized layer are at each call, in the order in which the layers run first.
+
+    Args:
+        network: A quantized network.
+        run: Runs the network once, on one image.
+
+    Returns:
+        By the layer's name one element for each call: its input, or both operands.
+    """
+    found: dict[str, list[Inputs]] = {}
+
+    def note(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        found.setdefault(name, []).append(tuple(InputTensor(tuple(one.shape), subnormal(one)) for one in inputs))
+
+    watch(network, run, note)
+    return found
+
+
+def subnormal(x: Tensor) -> float:
+    """The share of subnormal numbers among the values of a float tensor, in steps of 0.05.
+
+    Example: of [0, 1e-40, 1, 2] one is below the smallest normal number of float32, 1.2e-38, and not 0: 0.25.
+    """
+    small = (x != 0) & (x.abs() < torch.finfo(x.dtype).tiny)
+    return round(20 * float(small.double().mean())) / 20
+
+
+def watch(
+    network: nn.Module, run: Callable[[nn.Module], object], see: Callable[[str, nn.Module, Any, Tensor], None]
+) -> None:
+    """Run a network without gradients, and hand each call of a quantized layer or product to a function.
+
+    Args:
+        network: A quantized network.
+        run: Runs it.
+        see: Gets the name of the layer, the layer, its inputs and its output.
+    """
     handles = [
-        module.register_forward_hook(count(name))
+        module.register_forward_hook(partial(see, name))
         for name, module in network.named_modules()
         if isinstance(module, (QuantizedLayer, QuantMatMul))
     ]
@@ -41,7 +99,6 @@ def operations(network: nn.Module, run: Callable[[nn.Module], object]) -> dict[s
     finally:
         for handle in handles:
             handle.remove()
-    return found
 
 
 def multiplications(module: nn.Module, inputs: Any, output: Tensor) -> int:

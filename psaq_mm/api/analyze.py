@@ -28,6 +28,7 @@ def analyze(
     work_dir: str | Path | None = None,
     options: dict[str, Any] | None = None,
     progress: Progress = True,
+    engine: str | None = None,
 ) -> SensitivityTable:
     """Measure how far the outputs of a model move when one tensor alone is quantized, on generated images.
 
@@ -50,24 +51,26 @@ def analyze(
         work_dir: Folder for ``sensitivity.json``, from which an interrupted analysis goes on, and ``sensitivity.csv``;
             default: no files. Not for a model in memory.
         options: Further keys of the config by dotted name.
-        progress: As for :func:`psaq_mm.quantize`; the name of the stage is ``'analyze'``.
+        progress: As for :func:`psaq_mm.quantize`; the names of the stages are ``'analyze'`` and ``'latency'``.
+        engine: ``'onnxruntime'`` or ``'openvino'``, to measure the time of each layer there too, for
+            ``table.overrides("latency=0.5")``; default: no times.
 
     Returns:
-        The sensitivity of each tensor at each width; ``table.to_csv(path)`` writes it as CSV.
+        The sensitivity of each tensor at each width, and the times; ``table.to_csv(path)`` writes the rows as CSV.
 
     Raises:
         UsageError: A setting is not valid.
-        PSAQError: The checkpoint or a library is missing.
+        PSAQError: The checkpoint, a library or the engine is missing.
     """
     check_arguments(model, bits, seed, options, progress)
     options = {**(options or {}), "randomness.seed": seed}
     if isinstance(model, nn.Module):
         only_for_configs(checkpoint=checkpoint, work_dir=work_dir)
-        return analyze_model(model, bits, widths, images, image_size, seed, options, progress)
+        return analyze_model(model, bits, widths, images, image_size, seed, options, progress, engine)
     with tempfile.TemporaryDirectory(prefix="psaq_mm_") as scratch:
         folder = Path(work_dir or scratch)
         cfg = recipe_config(model, options, folder, checkpoint, bits, image_size)
-        run = SensitivityRun(cfg, widths, folder, images)
+        run = SensitivityRun(cfg, widths, folder, images, engine=engine)
         run.runner.shows_progress = progress is True
         if callable(progress):
             run.runner.register_hook(ReportHook(progress))

@@ -6,9 +6,18 @@ summarises the profile of an engine; ``runtime`` holds the backbone and the head
 """
 
 from ..errors import ExportError
-from .engines import ENGINES, Session, open_session
+from .engines import ENGINES, Session, check_engine, open_session
 from .layers import DeployConv2d, DeployConvTranspose2d, DeployLinear, DeployMatMul, deployed
-from .onnx_file import DEFAULT_OPSET, STORAGE, ExportWrapper, onnx_model, quantized_onnx, save_onnx
+from .onnx_file import (
+    DEFAULT_OPSET,
+    STORAGE,
+    ExportWrapper,
+    check_exporter,
+    onnx_graph,
+    onnx_model,
+    quantized_onnx,
+    save_onnx,
+)
 from .operands import ActivationQDQ
 from .operators import KINDS, by_kind
 from .runtime import RuntimeBackbone
@@ -28,7 +37,10 @@ __all__ = [
     "RuntimeBackbone",
     "Session",
     "by_kind",
+    "check_engine",
+    "check_exporter",
     "deployed",
+    "onnx_graph",
     "onnx_model",
     "open_session",
     "quantized_onnx",

@@ -15,6 +15,8 @@ import numpy as np
 from ..errors import ExportError
 
 ENGINES = ("onnxruntime", "openvino")
+# Passes that no profile counts.
+WARM_UP = 2
 Shape = tuple[int | None, ...]
 InputShape = tuple[int | None, int, int, int]
 
@@ -23,18 +25,21 @@ class Session(Protocol):
     """An exported file loaded into an engine.
 
     Attributes:
-        shape: Shape of its input: batch (None for any), channels, height, width.
+        shape: Shape of its first input: batch (None for any), channels, height, width. Exported models have one input.
         outputs: Shape of each output by name; the batch may be None.
     """
 
     shape: InputShape
     outputs: dict[str, Shape]
 
-    def run(self, images: np.ndarray) -> list[np.ndarray]:
-        """The outputs for float32 images of exactly the shape :attr:`shape`."""
+    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs for float32 inputs, of which the first has exactly the shape :attr:`shape`."""
 
-    def profile(self, images: np.ndarray, rounds: int) -> dict[str, float]:
-        """Seconds of a forward pass by operator type, mean over ``rounds``; the session needs ``profile=True``."""
+    def profile(self, inputs: Sequence[np.ndarray], passes: int) -> dict[str, float]:
+        """Seconds of a forward pass by operator type, mean over some passes after :data:`WARM_UP`.
+
+        The session needs ``profile=True``; each session has one profile.
+        """
 
 
 class OnnxRuntimeSession:
@@ -56,24 +61,24 @@ class OnnxRuntimeSession:
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self.input = self.session.get_inputs()[0]
-        self.shape = fixed(with_any_batch(self.input.shape), file)
+        self.inputs = [one.name for one in self.session.get_inputs()]
+        self.shape = fixed(with_any_batch(self.session.get_inputs()[0].shape), file)
         self.outputs = {one.name: with_any_batch(one.shape) for one in self.session.get_outputs()}
 
-    def run(self, images: np.ndarray) -> list[np.ndarray]:
+    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """See :class:`Session`."""
-        return list(self.session.run(None, {self.input.name: images}))
+        return list(self.session.run(None, dict(zip(self.inputs, inputs, strict=True))))
 
-    def profile(self, images: np.ndarray, rounds: int) -> dict[str, float]:
-        """See :class:`Session`; works only once for each session."""
-        for _ in range(rounds + 1):
-            self.run(images)
+    def profile(self, inputs: Sequence[np.ndarray], passes: int) -> dict[str, float]:
+        """See :class:`Session`."""
+        for _ in range(WARM_UP + passes):
+            self.run(*inputs)
         events = json.loads(Path(self.session.end_profiling()).read_text())
         self.folder.cleanup()
         timed = [one for one in events if one["cat"] == "Node" and one["name"].endswith("_kernel_time")]
         taken: Counter[str] = Counter()
-        for event in timed[len(timed) // (rounds + 1) :]:  # the first pass warms up
-            taken[event["args"]["op_name"]] += event["dur"] / 1e6 / rounds
+        for event in timed[len(timed) * WARM_UP // (WARM_UP + passes) :]:
+            taken[event["args"]["op_name"]] += event["dur"] / 1e6 / passes
         return dict(taken)
 
 
@@ -103,20 +108,40 @@ class OpenVINOSession:
         self.outputs = dict(zip(names, map(openvino_shape, self.model.outputs), strict=True))
         self.request = self.model.create_infer_request()
 
-    def run(self, images: np.ndarray) -> list[np.ndarray]:
+    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """See :class:`Session`."""
-        found = self.request.infer([images])
+        found = self.request.infer(list(inputs))
         return [np.array(found[output]) for output in self.model.outputs]
 
-    def profile(self, images: np.ndarray, rounds: int) -> dict[str, float]:
+    def profile(self, inputs: Sequence[np.ndarray], passes: int) -> dict[str, float]:
         """See :class:`Session`."""
-        taken: Counter[str] = Counter()
-        self.run(images)
-        for _ in range(rounds):
-            self.run(images)
-            for operator in self.request.profiling_info:
-                taken[operator.node_type] += operator.real_time.total_seconds() / rounds
-        return dict(taken)
+        before = self.totals(inputs, WARM_UP, WARM_UP)
+        after = self.totals(inputs, passes, WARM_UP + passes)
+        taken: dict[str, float] = {}
+        for (kind, first), (_, last) in zip(before, after, strict=True):
+            taken[kind] = taken.get(kind, 0.0) + max(0.0, last - first) / passes
+        return taken
+
+    def totals(self, inputs: Sequence[np.ndarray], passes: int, done: int) -> list[tuple[str, float]]:
+        """Run some passes, and give type and seconds of each operator in all passes so far, whose number is ``done``.
+
+        The engine's own figures are averages over all passes so far.
+        """
+        for _ in range(passes):
+            self.run(*inputs)
+        return [(one.node_type, done * one.real_time.total_seconds()) for one in self.request.profiling_info]
+
+
+def check_engine(engine: str) -> None:
+    """Check that an engine can be used.
+
+    Raises:
+        ExportError: It is unknown or not installed.
+    """
+    if engine not in ENGINES:
+        raise ExportError(f"engine {engine!r} is unknown: use one of {', '.join(ENGINES)}")
+    if find_spec(engine) is None:
+        raise ExportError(f"{engine} is not installed: pip install 'psaq_mm[deploy]'")
 
 
 def open_session(engine: str, file: Path, threads: int | None = None, profile: bool = False) -> Session:
@@ -131,10 +156,7 @@ def open_session(engine: str, file: Path, threads: int | None = None, profile: b
     Raises:
         ExportError: The engine is unknown or not installed, or the file is missing or cannot be read.
     """
-    if engine not in ENGINES:
-        raise ExportError(f"engine {engine!r} is unknown: use one of {', '.join(ENGINES)}")
-    if find_spec(engine) is None:
-        raise ExportError(f"{engine} is not installed: pip install 'psaq_mm[deploy]'")
+    check_engine(engine)
     if not file.is_file():
         raise ExportError(f"there is no exported model at {file}: make it with tools/export.py")
     kind = OnnxRuntimeSession if engine == "onnxruntime" else OpenVINOSession

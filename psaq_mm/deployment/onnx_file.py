@@ -84,6 +84,26 @@ def onnx_model(
         ExportError: A package is missing, torch or the opset is too old, or torch cannot export the model.
         QuantizationError: A quantizer is not calibrated.
     """
+    check_exporter(opset)
+    import onnx
+
+    device = next(iter([*model.parameters(), *model.buffers()])).device
+    images = torch.zeros(batch or TRACED_BATCH, channels, *size, device=device)
+    shapes = None if batch else ({0: torch.export.Dim("batch", min=1)},)
+    proto = onnx_graph(model, {input_name: images}, opset, shapes)
+    onnx.helper.set_model_props(proto, dict(metadata or {}))
+    return proto
+
+
+def check_exporter(opset: int = DEFAULT_OPSET) -> None:
+    """Check that this environment can write ONNX.
+
+    Args:
+        opset: ONNX opset.
+
+    Raises:
+        ExportError: A package is missing, or torch or the opset is too old.
+    """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise ExportError(f"export needs {' and '.join(missing)}: pip install 'psaq_mm[deploy]'")
@@ -94,22 +114,38 @@ def onnx_model(
         )
     if opset < LOWEST_OPSET:
         raise ExportError(f"opset {opset} is too old: torch's exporter starts at {LOWEST_OPSET}")
+
+
+def onnx_graph(
+    model: nn.Module, inputs: Mapping[str, Tensor], opset: int = DEFAULT_OPSET, dynamic_shapes: Any = None
+) -> Any:
+    """Trace a module with example inputs, and make the graph smaller (:mod:`.graph_passes`).
+
+    Args:
+        model: Its output is a tuple of tensors, see :func:`onnx_model`.
+        inputs: The example inputs by name, in the order of the arguments.
+        opset: ONNX opset.
+        dynamic_shapes: Of ``torch.onnx.export``.
+
+    Returns:
+        An ``onnx.ModelProto``, checked by ``onnx.checker``.
+
+    Raises:
+        ExportError: torch cannot export the model.
+    """
     import onnx
 
-    device = next(iter([*model.parameters(), *model.buffers()])).device
-    images = torch.zeros(batch or TRACED_BATCH, channels, *size, device=device)
-    shapes = None if batch else ({0: torch.export.Dim("batch", min=1)},)
     with torch.no_grad(), silence():
-        levels = len(model(images))
+        levels = len(model(*inputs.values()))
         try:
             program = torch.onnx.export(
                 model,
-                (images,),
+                tuple(inputs.values()),
                 dynamo=True,
                 opset_version=opset,
-                input_names=[input_name],
+                input_names=list(inputs),
                 output_names=getattr(model, "names", None) or [f"level{index}" for index in range(levels)],
-                dynamic_shapes=shapes,
+                dynamic_shapes=dynamic_shapes,
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
@@ -119,7 +155,6 @@ def onnx_model(
     proto = program.model_proto
     postpone_rearrangement(proto)
     compact(proto)
-    onnx.helper.set_model_props(proto, dict(metadata or {}))
     onnx.checker.check_model(proto, full_check=True)
     return proto
 

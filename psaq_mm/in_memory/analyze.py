@@ -8,6 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..deployment import check_engine, check_exporter
+from ..engine.analysis.latency import BITS, LayerTimes, calls_of
+from ..engine.analysis.latency import STAGE as LATENCY
 from ..engine.analysis.measure import STAGE, measure
 from ..engine.analysis.table import SensitivityTable, at_width, checked_widths, recipe_bits
 from ..models import backbone_outputs
@@ -27,6 +30,7 @@ def analyze_model(
     seed: int,
     options: dict[str, Any],
     progress: bool | Callable[[str, int, int], None],
+    engine: str | None = None,
 ) -> SensitivityTable:
     """Measure the sensitivity of every quantized tensor of a model in memory.
 
@@ -39,11 +43,16 @@ def analyze_model(
         seed: Seed of all random numbers.
         options: Further keys of the recipe.
         progress: How progress is shown.
+        engine: Where the time of each layer is measured too.
 
     Raises:
         UsageError: The model is not supported, or a setting is not valid.
+        ExportError: The engine is unknown or not installed, or ONNX cannot be written.
     """
     chosen = checked_widths(widths)
+    if engine is not None:
+        check_engine(engine)
+        check_exporter()
     teacher, recipe, size = prepared(model, bits, image_size, options)
     recipe.generate.images = max(recipe.generate.images, count)
     quantization = dict(recipe.quantization)
@@ -73,6 +82,13 @@ def analyze_model(
             if step == 1:
                 events.begin(STAGE, total)
             events.step(STAGE, step)
+        if engine is not None:
+            network, image = quantized_copy(teacher, at_width(quantization, BITS)), batches[0][:1]
+            calls = calls_of(network, lambda one: one(image) if classes else backbone_outputs(one, image))
+            timer = LayerTimes(network, calls, engine, table.latency.setdefault(engine, {}))
+            events.begin(LATENCY, len(timer))
+            for step in timer:
+                events.step(LATENCY, step)
     finally:
         events.close()
     table.sort()

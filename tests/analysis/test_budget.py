@@ -87,6 +87,8 @@ def test_a_budget_that_cannot_be_read_is_refused(text):
         ("bops=0.01", (8, 4), "all", "below what 4 bits everywhere need, 0.01562"),
         ("size=0.2", (8, 4), "activations", "needs the sensitivity of all tensors"),
         ("bops=0.2", (8, 4), "weights", "needs the sensitivity of all tensors"),
+        ("latency=0.5", (8,), "weights", "latency needs the sensitivity of all tensors"),
+        ("latency=1", (8,), "all", "latency=1 is met by floating point: give a share below 1"),
     ],
 )
 def test_what_no_analysis_can_meet_is_refused_before_it(budget, widths, tensors, message):
@@ -97,15 +99,19 @@ def test_what_no_analysis_can_meet_is_refused_before_it(budget, widths, tensors,
 def test_what_an_analysis_can_meet_passes():
     Budget.parse("size=0.125").check((8, 4), "weights")
     Budget.parse("bops=0.015625").check((8, 4))
+    Budget.parse("latency=0.01").check((8,))
 
 
-@pytest.mark.parametrize(("text", "expected"), [("size=0.125", Budget("size", 0.125)), ("bops=1", Budget("bops", 1.0))])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("size=0.125", Budget("size", 0.125)), ("bops=1", Budget("bops", 1.0)), ("latency=0.5", Budget("latency", 0.5))],
+)
 def test_a_budget_is_read(text, expected):
     assert Budget.parse(text) == expected
 
 
 def test_a_budget_below_the_smallest_widths_says_what_they_need():
-    with pytest.raises(UsageError, match=r"size=0.1 is below what the smallest measured widths need, 0.125"):
+    with pytest.raises(UsageError, match=r"size=0.1 is below the least that the measured widths allow, 0.125: raise"):
         allocate(rows_of("a", 100, {4: 0.1, 8: 0.0}), Budget("size", 0.1))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from psaq_mm.analysis.operations import operations
+from psaq_mm.analysis.operations import InputTensor, layer_inputs, operations, subnormal
 from psaq_mm.quantization import QuantPolicy, quantize_model
 from psaq_mm.quantization.matmul import QuantMatMul
 
@@ -44,3 +44,19 @@ def test_layers_are_in_the_order_of_execution_and_calls_add_up():
     # 2 heads, 4 tokens with 3 channels, then 4 x 4 products
     found = operations(Products(), lambda model: model(torch.randn(2, 4, 3)))
     assert list(found.items()) == [("early", 2 * 16 * 3 + 2 * 16 * 4), ("late", 2 * 16 * 4)]
+
+
+def test_the_inputs_of_each_call():
+    found = layer_inputs(Products(), lambda model: model(torch.randn(2, 4, 3)))
+    wide, square = InputTensor((2, 4, 3)), InputTensor((2, 4, 4))
+    assert found == {"early": [(wide, InputTensor((2, 3, 4))), (square, square)], "late": [(square, square)]}
+    assert list(found) == ["early", "late"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0.0, 1e-40, 1.0, -2.0], 0.25), ([0.0, 1.2e-38, -1e30], 0.0), ([-1e-44] * 39 + [1.0], 1.0)],
+    ids=["one of four", "none", "steps of 0.05"],
+)
+def test_the_share_of_subnormal_numbers(values, expected):
+    assert subnormal(torch.tensor(values)) == expected

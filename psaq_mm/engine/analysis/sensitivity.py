@@ -13,6 +13,7 @@ from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
 from ...analysis.scores import SCORES
+from ...deployment import check_engine, check_exporter
 from ...errors import UsageError
 from ...models import artifact_model, policy_of
 from ...models.features import FeaturesAndLogits
@@ -23,6 +24,8 @@ from ..loops.base import HookEvents
 from ..recipe import recipe_of
 from ..run_state import recipe_hash
 from ..runner import DFQRunner
+from .latency import BITS, LayerTimes, calls_of, deployment_function
+from .latency import STAGE as LATENCY
 from .measure import STAGE, measure
 from .table import SensitivityTable, at_width, checked_widths, recipe_bits
 
@@ -48,9 +51,11 @@ class SensitivityRun:
             comparison.
         tensors: ``'all'``, ``'weights'`` or ``'activations'``.
         scores: Further scores from gradients (:mod:`psaq_mm.analysis.scores`), for rows that are missing.
+        engine: Where the time of each layer is measured too, ``'onnxruntime'`` or ``'openvino'``; None for nowhere.
 
     Raises:
         UsageError: A width, a number or the source is not valid, or the recipe has no real images.
+        ExportError: The engine is unknown or not installed, or ONNX cannot be written.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class SensitivityRun:
         source: str = "generated",
         tensors: str = "all",
         scores: Sequence[str] = (),
+        engine: str | None = None,
     ) -> None:
         chosen = checked_widths(widths)
         if images < 1 or batch_size < 1:
@@ -73,7 +79,10 @@ class SensitivityRun:
             raise UsageError(f"tensors {tensors!r} are unknown: use one of {', '.join(TENSORS)}")
         for name in scores:
             SCORES.get(name)
-        self.tensors, self.scores = tensors, tuple(scores)
+        if engine is not None:
+            check_engine(engine)
+            check_exporter()
+        self.tensors, self.scores, self.engine = tensors, tuple(scores), engine
         self.widths, self.images, self.batch_size, self.source = chosen, images, batch_size, source
         self.folder = writable_folder(folder)
         self.path = folder / "sensitivity.json"
@@ -120,10 +129,10 @@ class SensitivityRun:
         return cfg
 
     def run(self) -> SensitivityTable:
-        """Measure the missing rows.
+        """Measure the missing rows, and the missing times.
 
         Returns:
-            All rows.
+            All rows and times.
 
         Raises:
             PSAQError: The checkpoint or a file cannot be read.
@@ -136,6 +145,8 @@ class SensitivityRun:
             images = runner.pool.first(self.images)
             table = self.table(images)
             self.measure(table, images.split(self.batch_size))
+            if self.engine is not None:
+                self.measure_times(table, self.engine, images[:1])
         runner.call_hook("after_run")
         return table
 
@@ -184,8 +195,7 @@ class SensitivityRun:
             for step, total in steps:
                 if step == 1:  # calibration, a stage with a progress of its own, is done
                     events.begin(STAGE, total)
-                if step == total or time.monotonic() > self.saved + INTERVAL:
-                    self.save(table)
+                self.save_now_and_then(table, always=step == total)
                 events.step(STAGE, step)
                 if step == total:
                     runner.call_hook("after_stage", stage=STAGE)
@@ -198,10 +208,32 @@ class SensitivityRun:
         table.to_csv(self.path.with_suffix(".csv"))
         self.saved = time.monotonic()
 
+    def save_now_and_then(self, table: SensitivityTable, always: bool = False) -> None:
+        """Save the table if the last time was :data:`INTERVAL` ago, or always."""
+        if always or time.monotonic() > self.saved + INTERVAL:
+            self.save(table)
+
     def calibrate(self, network: nn.Module) -> None:
         """Calibrate a network as the runner's student."""
         self.runner.state.student = network
         self.runner.stages["calibrate"].run()
+
+    def measure_times(self, table: SensitivityTable, engine: str, image: Tensor) -> None:
+        """Add the missing times of layers in an engine to the table, and save it."""
+        runner, events, network = self.runner, HookEvents(self.runner), self.network(BITS)
+        function = deployment_function(runner.scope, runner.teacher)
+        calls = calls_of(network, lambda model: function(model, image.to(runner.device)))
+        timer = LayerTimes(network, calls, engine, table.latency.setdefault(engine, {}))
+        if not timer:
+            return
+        events.begin(LATENCY, len(timer))
+        try:
+            for step in timer:
+                self.save_now_and_then(table)
+                events.step(LATENCY, step)
+        finally:  # whatever stopped it
+            self.save(table)
+        runner.call_hook("after_stage", stage=LATENCY)
 
     def network(self, width: int) -> nn.Module:
         """The quantized model at a width, not calibrated; first and last layers have this width too."""

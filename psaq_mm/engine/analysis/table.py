@@ -40,6 +40,8 @@ class SensitivityTable:
         recipe_bits: Bits of each layer's tensors in the recipe.
         operations: Multiplications of each layer on one image, in the order of execution.
         rows: One row for each tensor and width.
+        latency: Seconds of each layer on one image, by engine and layer: ``'32'`` in floating point, ``'8'`` in
+            integers (:class:`.latency.LayerTimes`). Empty where they were not measured.
     """
 
     config: str
@@ -53,8 +55,15 @@ class SensitivityTable:
     recipe_bits: dict[str, dict[str, int]] = field(default_factory=dict)
     operations: dict[str, int] = field(default_factory=dict)
     rows: list[Sensitivity] = field(default_factory=list)
+    latency: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
-    def allocate(self, budget: str | Budget, score: str = OUTPUTS, widths: Sequence[int] | None = None) -> Allocation:
+    def allocate(
+        self,
+        budget: str | Budget,
+        score: str = OUTPUTS,
+        widths: Sequence[int] | None = None,
+        engine: str | None = None,
+    ) -> Allocation:
         """The bits with the least sum of sensitivities within a budget (:func:`psaq_mm.analysis.budget.allocate`).
 
         Tensors whose score is zero at every width, such as those of a mask head, which the class scores do not depend
@@ -64,21 +73,43 @@ class SensitivityTable:
             budget: The budget, or text such as ``'size=0.125'``.
             score: See :func:`psaq_mm.analysis.sensitivity.score_values`.
             widths: The bits to choose from; None for all that were measured.
+            engine: Whose times a budget of latency counts; None if only one was measured.
 
         Raises:
-            UsageError: The budget is not valid, or too small for the measured widths.
+            UsageError: The budget is not valid, or too small for the measured widths, or no times were measured.
         """
         limit = Budget.parse(budget) if isinstance(budget, str) else budget
         rows = [row for row in self.rows if widths is None or row.bits in widths]
+        if limit.kind == "latency":  # which leaves fast layers in floating point instead
+            return allocate(rows, limit, self.operations, score, self.times(engine))
         seen = {row.key for row, value in zip(rows, score_values(rows, score), strict=True) if value != 0}
-        rows = [row for row in rows if row.key in seen]
-        return allocate(rows, limit, self.operations, score)
+        return allocate([row for row in rows if row.key in seen], limit, self.operations, score)
+
+    def times(self, engine: str | None = None) -> dict[str, dict[str, float]]:
+        """Seconds of each layer in an engine.
+
+        Args:
+            engine: Its name; None if only one was measured.
+
+        Raises:
+            UsageError: It was not measured, or several were.
+        """
+        if engine is None and len(self.latency) > 1:
+            raise UsageError(f"times were measured in {' and '.join(sorted(self.latency))}: name the engine")
+        found = next(iter(self.latency), None) if engine is None else engine
+        if found not in self.latency:
+            raise UsageError(f"the layers have no times in {engine or 'an engine'}: analyze the model with engine=...")
+        return self.latency[found]
 
     def overrides(
-        self, budget: str | Budget, score: str = OUTPUTS, widths: Sequence[int] | None = None
+        self,
+        budget: str | Budget,
+        score: str = OUTPUTS,
+        widths: Sequence[int] | None = None,
+        engine: str | None = None,
     ) -> list[dict[str, Any]]:
         """The same bits as overrides of a recipe: ``options={'dfq.quantization.overrides': table.overrides(...)}``."""
-        return self.allocate(budget, score, widths).overrides(self.recipe_bits)
+        return self.allocate(budget, score, widths, engine).overrides(self.recipe_bits)
 
     def sort(self) -> None:
         """Bring the rows into the order of execution."""

@@ -19,6 +19,7 @@ TITLES = {
     "distill": "teacher-student cycle",
     "evaluate": "evaluating",
     "analyze": "measuring sensitivities",
+    "latency": "timing layers",
 }
 
 

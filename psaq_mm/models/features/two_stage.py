@@ -108,8 +108,13 @@ class CalibrationOutputs(TeachersBoxes):
 
     Args:
         teacher: The FP detector, see :func:`has_usual_heads`.
-        proposals: How many of its best proposals of each image are used; of its final boxes, a quarter.
+        proposals: How many of its best proposals of each image are used.
+        masks: How many of its final boxes; None for a quarter of ``proposals``.
     """
+
+    def __init__(self, teacher: Any, proposals: int = 64, masks: int | None = None) -> None:
+        super().__init__(teacher, proposals)
+        self.masks = proposals // 4 if masks is None else masks
 
     def __call__(self, model: Any, images: Tensor) -> list[Tensor]:
         """The outputs of the proposal head, the box heads and the mask heads."""
@@ -129,7 +134,7 @@ class CalibrationOutputs(TeachersBoxes):
         return outputs
 
     def _found(self, features: Sequence[Tensor], images: Tensor) -> Boxes:
-        heads, best = self.teacher.roi_head, self.proposals // 4
+        heads, best = self.teacher.roi_head, self.masks
         extractors = heads.bbox_roi_extractor
         stages: list[Tensor] = []
         # The extractors show which boxes each stage gets.
