@@ -204,6 +204,22 @@ def title_of(figure: str) -> str:
     return metric.title if metric else figure
 
 
+def mixed_tables(record: dict[str, Any]) -> list[str]:
+    """Sizes and figures of ``benchmarks/mixed_precision.py``, with the difference from the float model."""
+    rows = [
+        [
+            row["model"],
+            row["bits"],
+            row["size"],
+            row["part"],
+            f"{row['share']:.4f}",
+            ", ".join(metric_cells(row["metrics"], row["float"])),
+        ]
+        for row in record["rows"]
+    ]
+    return [markdown(["model", "settings", "seed", "weights", "size", "figures"], rows, left=4)]
+
+
 def metric_cells(metrics: dict[str, float], reference: dict[str, float]) -> list[str]:
     """Titles and values of known metrics, with their difference from those of a reference."""
     cells = []
@@ -235,6 +251,7 @@ TABLES = {
     "benchmark_generation": generation_tables,
     "benchmark_models": model_tables,
     "expected_loss": expected_tables,
+    "mixed_precision": mixed_tables,
     "nncf_accuracy": nncf_tables,
     "parity": parity_tables,
     "sensitivity_ranks": rank_tables,
