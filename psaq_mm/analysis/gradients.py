@@ -38,7 +38,7 @@ def gradient_scores(
         seed: Seed of the random vectors.
 
     Returns:
-        Scores by layer and tensor, and by name.
+        Scores by layer and tensor, and by name; 0 for tensors that the outputs do not depend on.
 
     Raises:
         UsageError: A score is unknown.
@@ -82,7 +82,7 @@ def gradient_scores(
         for weight, before in required:
             weight.requires_grad_(before)
     count = vectors * len(batches)
-    return {key: {name: float(value) / count for name, value in found.items()} for key, found in sums.items()}
+    return {key: {name: float(sums.get(key, {}).get(name, 0.0)) / count for name in scores} for key in probe.quantizers}
 
 
 def signs_like(output: Tensor, generator: torch.Generator) -> Tensor:

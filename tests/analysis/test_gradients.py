@@ -121,3 +121,11 @@ def test_the_network_is_left_as_it_was():
     assert torch.equal(probe.network(images), before)
     assert not any(p.requires_grad or p.grad is not None for p in probe.network.parameters())
     assert not any(one._forward_hooks or one.enabled for one in probe.quantizers.values())
+
+
+def test_a_layer_behind_the_outputs_has_the_score_zero():
+    images = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    probe = probe_of(nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 4)), images)
+    found = gradient_scores(probe, [images], lambda net, x: [net[0](x)], NAMES)
+    assert found.keys() == probe.quantizers.keys()
+    assert found["1", "weight"] == dict.fromkeys(NAMES, 0.0) and all(found["0", "weight"].values())
