@@ -1,6 +1,7 @@
 """Expected against measured losses of the records of tools/ablate.py, and the curves behind the expected ones.
 
-    python -m benchmarks.expected_loss results/*.json -o results/expected_loss.json --chart docs/expected_loss.png
+    python -m benchmarks.expected_loss results/*.json results/expected_loss/*.json -o results/expected_loss.json \\
+        --chart docs/expected_loss.png
 
 A point is a row that was quantized with generated images and compared with the float model on crops of them
 (``closeness``). A curve for each figure and distance is fitted to the points of all models; ``held_out`` is what a

@@ -105,8 +105,20 @@ def others(groups: Mapping[str, Sequence[tuple[float, float]]], name: str) -> li
 
 # By figure, best distance first: fitted to the records in results/ by benchmarks/expected_loss.py.
 CURVES: dict[str, tuple[LossCurve, ...]] = {
-    "top1": (LossCurve("logits", 3.0, 1.3, 0.4),),
-    "mIoU": (LossCurve("logits", 3.0, 1.3, 0.4),),
-    "bbox_mAP": (LossCurve("logits", 3.0, 1.3, 0.4),),
-    "segm_mAP": (LossCurve("logits", 3.0, 1.3, 0.4),),
+    "top1": (
+        LossCurve("features", 1.624, 1.872, 0.3206),
+        LossCurve("logits", 1.749, 1.662, 0.4374),
+    ),
+    "mIoU": (
+        LossCurve("logits", 1.631, 0.8062, 0.2663),
+        LossCurve("features", 4192.0, 0.4173, 0.9609),
+    ),
+    "bbox_mAP": (
+        LossCurve("logits", 1.317, 0.7817, 0.4032),
+        LossCurve("features", 18.36, 0.6298, 0.6748),
+    ),
+    "segm_mAP": (
+        LossCurve("logits", 0.3208, 1.265, 0.2281),
+        LossCurve("features", 1.29, 1.448, 0.555),
+    ),
 }

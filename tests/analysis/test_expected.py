@@ -64,6 +64,9 @@ def test_the_points_of_a_group_do_not_change_what_is_expected_of_it():
 
 
 @pytest.mark.parametrize("figure", CURVES, ids=str)
-def test_the_first_curve_is_that_of_the_logits(figure):
-    assert [curve.distance for curve in CURVES[figure]][:1] == ["logits"]
-    assert all(curve.scale > 0 and curve.power > 0 and curve.spread >= 0 for curve in CURVES[figure])
+def test_curves_of_both_distances_with_the_smaller_spread_first(figure):
+    """A model without logits is judged by its features."""
+    curves = CURVES[figure]
+    assert {curve.distance for curve in curves} == {"features", "logits"}
+    assert [curve.spread for curve in curves] == sorted(curve.spread for curve in curves)
+    assert all(curve.scale > 0 and curve.power > 0 for curve in curves)
