@@ -3,7 +3,7 @@
     python -m benchmarks.expected_loss results/*.json results/expected_loss/*.json -o results/expected_loss.json \\
         --chart docs/expected_loss.png
 
-A point is a row that was quantized with generated images and compared with the float model on crops of them
+A point is a row that was calibrated on generated images and compared with the float model on crops of them
 (``closeness``). A curve for each figure and distance is fitted to the points of all models; ``held_out`` is what a
 curve fitted to all other models expects. psaq_mm/analysis/expected.py has the curves (``CURVES``).
 """
@@ -31,7 +31,7 @@ from psaq_mm.visualization.record_tables import record_markdown
 TOOL = "expected_loss"
 FIGURES = ("top1", "mIoU", "bbox_mAP", "segm_mAP")
 DISTANCES = ("logits", "features")
-ARMS = "psaq"
+ARM = "psaq-calib"
 # Records whose truth is the float model's own output. Any difference from it counts as a loss there, while against
 # labels gains make up for most losses: their points are judged by the curve of the others.
 OWN_TRUTH = ("dinov2_saliency",)
@@ -45,7 +45,7 @@ def points(path: Path) -> Iterator[dict[str, Any]]:
     record = json.loads(path.read_text())
     reference = next((row["metrics"] for row in record.get("rows", []) if row.get("arm") == "fp32"), {})
     for row in record.get("rows", []):
-        if not str(row.get("arm", "")).startswith(ARMS):
+        if row.get("arm") != ARM:
             continue
         for key, before in reference.items():
             figure = key.rpartition("/")[2]
@@ -55,7 +55,6 @@ def points(path: Path) -> Iterator[dict[str, Any]]:
                     yield {
                         "model": path.stem,
                         "bits": f"W{row['weight_bits']}A{row['activation_bits']}",
-                        "arm": row["arm"],
                         "seed": row["seed"],
                         "figure": figure,
                         "distance": distance,

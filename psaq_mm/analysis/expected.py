@@ -106,19 +106,19 @@ def others(groups: Mapping[str, Sequence[tuple[float, float]]], name: str) -> li
 # By figure, best distance first: fitted to the records in results/ by benchmarks/expected_loss.py.
 CURVES: dict[str, tuple[LossCurve, ...]] = {
     "top1": (
-        LossCurve("features", 1.624, 1.872, 0.3206),
-        LossCurve("logits", 1.749, 1.662, 0.4374),
+        LossCurve("features", 1.497, 1.893, 0.3114),
+        LossCurve("logits", 1.795, 1.673, 0.4004),
     ),
     "mIoU": (
         LossCurve("logits", 1.631, 0.8062, 0.2663),
         LossCurve("features", 4192.0, 0.4173, 0.9609),
     ),
     "bbox_mAP": (
-        LossCurve("logits", 1.317, 0.7817, 0.4032),
-        LossCurve("features", 18.36, 0.6298, 0.6748),
+        LossCurve("logits", 1.223, 0.7898, 0.4165),
+        LossCurve("features", 15.76, 0.641, 0.6944),
     ),
     "segm_mAP": (
-        LossCurve("logits", 0.3208, 1.265, 0.2281),
-        LossCurve("features", 1.29, 1.448, 0.555),
+        LossCurve("logits", 0.33, 1.257, 0.2378),
+        LossCurve("features", 1.169, 1.493, 0.5633),
     ),
 }

@@ -22,7 +22,8 @@ def record_of(folder: Path, name: str, distances: tuple[float, ...], key: str = 
     for seed, distance in enumerate(distances):
         rows.append(row("psaq-calib", 4, key, 80 * (1 - curve.share(distance)), seed, {"logits": distance}))
     rows.append(row("real-calib", 4, key, 1.0, 0, {"logits": 0.1}))
-    rows.append(row("psaq", 4, key, 1.0, 9))
+    rows.append(row("psaq-calib", 4, key, 1.0, 9))
+    rows.append(row("psaq", 4, key, 1.0, 0, {"logits": 0.1}))
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"schema": 1, "config": name, "rows": rows}))
     return path
@@ -45,7 +46,7 @@ def test_points_are_rows_of_generated_images_that_were_compared(tmp_path):
 
 def test_average_precision_is_counted_in_points(tmp_path):
     path = tmp_path / "detector.json"
-    rows = [row("fp32", 32, "coco/bbox_mAP", 0.5), row("psaq", 8, "coco/bbox_mAP", 0.49, 0, {"features": 0.1})]
+    rows = [row("fp32", 32, "coco/bbox_mAP", 0.5), row("psaq-calib", 8, "coco/bbox_mAP", 0.49, 0, {"features": 0.1})]
     path.write_text(json.dumps({"rows": rows}))
     (found,) = points(path)
     assert (found["figure"], found["float"], found["lost"]) == ("bbox_mAP", 50, 1.0)
