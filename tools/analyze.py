@@ -28,7 +28,7 @@ def main() -> int:
         "--bits", metavar="wXaY", help="measure with the settings of this width (default: the recipe's)"
     )
     parser.add_argument("--widths", nargs="+", type=int, default=[8, 6, 4, 3], help="bits (default: 8 6 4 3)")
-    parser.add_argument("--images", type=positive, default=16, help="to compare outputs on (default: 16)")
+    parser.add_argument("--images", type=positive, default=4, help="to compare outputs on (default: 4)")
     parser.add_argument("--source", choices=SOURCES, default="generated", help="of the images (default: generated)")
     parser.add_argument("--tensors", choices=TENSORS, default="all", help="which are measured (default: all)")
     parser.add_argument(

@@ -22,7 +22,7 @@ def analyze(
     checkpoint: str | Path | None = None,
     bits: str | None = None,
     widths: Sequence[int] = (8, 6, 4, 3),
-    images: int = 16,
+    images: int = 4,
     image_size: int | tuple[int, int] | None = None,
     seed: int = 0,
     work_dir: str | Path | None = None,

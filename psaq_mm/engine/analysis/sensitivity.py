@@ -63,7 +63,7 @@ class SensitivityRun:
         cfg: Config,
         widths: Sequence[int],
         folder: Path,
-        images: int = 16,
+        images: int = 4,
         batch_size: int = 8,
         source: str = "generated",
         tensors: str = "all",
