@@ -5,23 +5,25 @@
 
 A point is a row that was calibrated on generated images and compared with the float model on crops of them
 (``closeness``). A curve for each figure and distance is fitted to the points of all models; ``held_out`` is what a
-curve fitted to all other models expects. psaq_mm/analysis/expected.py has the curves (``CURVES``).
+curve fitted to all other models expects, and the error bar is that of these expectations. Curves are ordered by it.
+psaq_mm/analysis/expected.py has them (``CURVES``).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from psaq_mm.analysis.expected import LossCurve, fit, held_out
+from psaq_mm.analysis.expected import LossCurve, fit, held_out, log_spread
 from psaq_mm.cli import CONSOLE, run_tool
 from psaq_mm.errors import UsageError
 from psaq_mm.utils.atomic_files import replacing, save_json, writable_file
@@ -35,6 +37,8 @@ ARM = "psaq-calib"
 # Records whose truth is the float model's own output. Any difference from it counts as a loss there, while against
 # labels gains make up for most losses: their points are judged by the curve of the others.
 OWN_TRUTH = ("dinov2_saliency",)
+# A curve with a larger error bar, as a factor, says nothing.
+MOST = 4.0
 # What counts as right: within this factor, or within these points.
 FACTOR, POINTS = 1.5, 0.3
 MARKS = "osD^vP*Xhd<>p"
@@ -78,8 +82,14 @@ def fitted(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, 
             if len(groups) < 2:
                 continue
             curve = fit(distance, [point for group in groups.values() for point in group])
+            others = held_out(distance, groups)
+            pairs = [(one[1], share) for name in groups for one, share in zip(groups[name], others[name], strict=True)]
+            # The error bar is that for a model which the curve does not know.
+            curve = replace(curve, spread=log_spread(pairs))
+            if math.exp(curve.spread) > MOST:
+                continue
             curves.setdefault(figure, []).append(curve)
-            apart = {name: iter(shares) for name, shares in held_out(distance, groups).items()}
+            apart = {name: iter(shares) for name, shares in others.items()}
             for row in chosen:
                 expected = curve.share(row["value"])
                 other = expected if row["model"] in OWN_TRUTH else next(apart[row["model"]])

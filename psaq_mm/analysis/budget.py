@@ -152,7 +152,7 @@ def allocate(
     if least > limit:
         raise UsageError(
             f"budget {budget.kind}={budget.share:g} is below the least that the measured widths allow, "
-            f"{least / whole:.4g}: raise it, or for size and bops measure fewer bits"
+            f"{least / whole:.4g}: {cost.advice}"
         )
     chosen, gap = solve([choice.options for choice in choices], limit)
     bits = {key: width for option in chosen for key, width in option.bits.items()}

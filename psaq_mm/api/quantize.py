@@ -85,5 +85,4 @@ def quantize(
     runner = job.runner
     samples = Samples(runner.pool.images, runner.teacher)
     quantization = runner.quantization_record()
-    verdict = tuple(job.verdict.sentences()) if job.verdict else ()
-    return Result(runner.student, metrics, runner.coverage, samples, runner.folder, quantization, verdict, folder)
+    return Result(runner.student, metrics, runner.coverage, samples, runner.folder, quantization, job.verdict, folder)

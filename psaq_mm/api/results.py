@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..engine.analysis.verdict import RECIPE, Verdict
 from ..in_memory import save_model
 from ..quantization import CoverageReport
 from ..report import write_model_report
 from ..utils.atomic_files import save_json, save_with, writable_folder
 from ..visualization.samples import samples_picture
 
-FILES = ("quantized.py", "quantized.pth", "coverage.json", "results.json", "samples.pth", "samples.png")
+FILES = ("quantized.py", "quantized.pth", "coverage.json", "results.json", "samples.pth", "samples.png", RECIPE)
 REPORT = ("report.json", "report.html")
 
 
@@ -59,7 +60,7 @@ class Result:
         work_dir: The folder of the run; None for a model in memory.
         quantization: The keys of the policy that was applied.
         verdict: What the run shows without labels: the expected loss, the layers with the largest errors, and overrides
-            that help; empty for a model in memory.
+            for them; None for a model in memory.
         owner: Keeps a temporary ``work_dir`` until the result is deleted.
     """
 
@@ -69,7 +70,7 @@ class Result:
     samples: Samples
     work_dir: Path | None
     quantization: dict[str, Any]
-    verdict: tuple[str, ...] = ()
+    verdict: Verdict | None = None
     owner: Any = None
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from ..models.checkpoint import class_names
 from ..report import Run, command_line, conditions, picture_files, report_of, write_report
 from ..utils.memory import peak_memory_mib, reset_peak_memory
 from .analysis.closeness import closeness
-from .analysis.verdict import Verdict, verdict
+from .analysis.mixed import mixed_recipe, save_recipe
+from .analysis.verdict import RECIPE, Verdict, verdict
 from .arms import arm_of
 from .results import Results, Row, results_table
 from .runner import DFQRunner
@@ -70,6 +72,7 @@ class Job:
         self.verdict: Verdict | None = None
         if pictures := (cfg.get("dfq") or {}).get("pictures"):
             picture_files(pictures)
+        self.recipe = copy.deepcopy(cfg)
         self.say("building the model")
         self.runner = DFQRunner.from_cfg(cfg)
         self.path = Path(self.runner.work_dir) / "results.json"
@@ -117,6 +120,8 @@ class Job:
             return
         self.results.save(self.path)
         try:
+            if self.verdict is not None and self.verdict.helps:
+                save_recipe(mixed_recipe(self.recipe, list(self.verdict.overrides)), self.runner.folder / RECIPE)
             self.report_path = write_report(report_of(self.contents()), self.runner.folder)
         except Exception as error:  # such as a full disk, or a model that cannot be run in this way
             reason = " ".join(str(error).split())

@@ -152,7 +152,7 @@ class Report:
             **{
                 **data,
                 "rows": tuple(data["rows"]),
-                "verdict": tuple(data["verdict"]),
+                "verdict": tuple(data.get("verdict", ())),
                 "coverage": tuple(data["coverage"]),
             }
         )

@@ -167,8 +167,11 @@ def test_other_settings_of_the_images_generate_others(measured, recipe, tmp_path
 
 def test_rows_are_measured_again_for_scores_that_they_lack(recipe, tmp_path):
     quick = {"widths": (4,), "tensors": "weights"}
-    first = analysis(recipe, tmp_path, **quick).run()
-    second = analysis(recipe, tmp_path, **quick, scores=("gauss_newton",)).run()
+    both = analysis(recipe, tmp_path, widths=(8, 4), tensors="weights").run()
+    first = replace(both, rows=[row for row in both.rows if row.bits == 4])
+    again = analysis(recipe, tmp_path, **quick, scores=("gauss_newton",)).run()
+    assert {row.bits for row in again.rows} == {8, 4}  # rows of a width that is not measured now are kept
+    second = replace(again, rows=[row for row in again.rows if row.bits == 4])
     assert [row.features for row in first.rows] == [row.features for row in second.rows]
     assert all(not one.scores and other.scores["gauss_newton"] > 0 for one, other in zip(first.rows, second.rows))
     assert second.logits == "error"
@@ -235,3 +238,9 @@ def test_tensors_that_no_score_sees_keep_the_bits_of_the_recipe(measured):
     chosen = replace(table, rows=rows).allocate("size=0.14")
     assert not any(layer == unseen for layer, _ in chosen.bits)
     assert any(layer == unseen for layer, _ in table.allocate("size=0.14").bits)
+
+
+@pytest.mark.parametrize("budget", [0.125, None, "0.125"], ids=repr)
+def test_a_budget_without_its_kind_is_refused(measured, budget):
+    with pytest.raises(UsageError, match=r"is not valid: write size=0.125"):
+        measured[2].allocate(budget)

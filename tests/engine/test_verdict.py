@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from psaq_mm.analysis.expected import CURVES, Estimate
+from psaq_mm.engine import job as job_module
 from psaq_mm.engine.analysis import verdict as module
 from psaq_mm.engine.analysis.verdict import Verdict, expected_losses, verdict
 from psaq_mm.quantization import QuantPolicy
@@ -88,12 +91,39 @@ def test_the_verdict_in_words():
     )
     assert found.sentences() == [
         "Expected loss, as a share of the float model's figure: top-1 1.2 % (0.5 to 2.9).",
-        "Of the error of the backbone, 35 % comes from 3 of 50 layers: blocks.0.fc1, blocks.3.qkv, head.",
-        "Without their error: top-1 0.4 % (0.0 to 1.0). These overrides make it small, for 2 KiB more of weights: "
-        "dfq.quantization.overrides=[{'pattern': 'blocks.0.fc1', 'bits': 8}]",
+        "Of the error of the backbone's outputs, 35 % comes from 3 of 50 layers: blocks.0.fc1, blocks.3.qkv, head.",
+        "If they had no error: top-1 0.4 % (0.0 to 1.0). more_bits.py is the recipe with more bits for them, and 2 KiB "
+        "more of weights.",
+    ]
+    assert replace(found, relieved=found.expected).sentences()[2:] == [
+        "More bits for them would gain nothing that can be measured."
     ]
     assert Verdict({}).sentences() == []
 
 
 def test_curves_of_all_figures_exist():
     assert set(CURVES) == {name for names in module.FIGURES.values() for name in names}
+
+
+def test_more_bits_are_a_recipe_where_they_help(finished, monkeypatch):
+    found = replace(
+        finished.verdict,
+        expected={"bbox_mAP": Estimate(0.1, 0.2, 0.3)},
+        relieved={"bbox_mAP": Estimate(0.0, 0.1, 0.2)},
+    )
+    path = finished.runner.folder / "more_bits.py"
+    assert found.helps
+    monkeypatch.setattr(finished, "verdict", found)
+    monkeypatch.setattr(job_module, "write_report", lambda *_: None)
+    monkeypatch.setattr(finished, "contents", lambda: None)
+    monkeypatch.setattr(job_module, "report_of", lambda _: None)
+    monkeypatch.setattr(finished, "report_path", None)
+    own = {"pattern": "backbone.patch_embed", "bits": 8}
+    finished.recipe.dfq.quantization.overrides = [own]
+    try:
+        finished.report()
+        recipe = Config.fromfile(path)
+        assert recipe.dfq.quantization.overrides == [own, *found.overrides]
+        assert "work_dir" not in recipe  # its run must not replace this one's files
+    finally:
+        del finished.recipe.dfq.quantization["overrides"]

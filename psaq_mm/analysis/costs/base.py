@@ -74,10 +74,12 @@ class Cost(ABC):
     Attributes:
         name: The name by which it is selected.
         tensors: The kinds of tensors whose sensitivities suffice, of ``'all'`` and ``'weights'``.
+        advice: What to do where a budget is below the least that is possible.
     """
 
     name: ClassVar[str]
     tensors: ClassVar[tuple[str, ...]] = ("all",)
+    advice: ClassVar[str] = "raise it or measure fewer bits"
 
     @classmethod
     def check(cls, share: float, widths: Iterable[int]) -> None:

@@ -20,6 +20,8 @@ class Latency(Cost):
     first one gets integers and the second one stays in floating point: 2 ms.
     """
 
+    advice = "raise it, since integers make the layers no faster in this engine"
+
     @classmethod
     def check(cls, share: float, widths: Iterable[int]) -> None:
         """See base class."""

@@ -22,6 +22,7 @@ def mixed_recipe(cfg: Config, overrides: list[dict[str, Any]]) -> Config:
     """
     cfg = copy.deepcopy(cfg)
     cfg.dfq = recipe_of(cfg)
+    cfg.pop("work_dir", None)  # else its run would replace the files of the other recipe's
     quantization = cfg.dfq.quantization
     quantization.overrides = [*(quantization.get("overrides") or ()), *overrides]
     return cfg

@@ -180,7 +180,9 @@ class SensitivityRun:
             earlier = SensitivityTable.load(self.path)
             if earlier.identity == identity:
                 # measured again with the scores that are asked for now
-                earlier.rows = [row for row in earlier.rows if set(self.scores) <= set(row.scores)]
+                earlier.rows = [
+                    row for row in earlier.rows if row.bits not in self.widths or set(self.scores) <= set(row.scores)
+                ]
                 return earlier
             raise UsageError(f"{self.path} belongs to another analysis: delete it or choose another --work-dir")
         return table

@@ -78,7 +78,7 @@ class SensitivityTable:
         Raises:
             UsageError: The budget is not valid, or too small for the measured widths, or no times were measured.
         """
-        limit = Budget.parse(budget) if isinstance(budget, str) else budget
+        limit = budget if isinstance(budget, Budget) else Budget.parse(str(budget))
         rows = [row for row in self.rows if widths is None or row.bits in widths]
         if limit.kind == "latency":  # which leaves fast layers in floating point instead
             return allocate(rows, limit, self.operations, score, self.times(engine))
