@@ -57,7 +57,7 @@ def score_values(rows: Sequence[Sensitivity], name: str) -> list[float | None]:
     """The score of each row.
 
     The score ``'outputs'`` is the sum of both distances, each divided by its sum over all rows. Layers behind the
-    backbone do not move its outputs and the logits say little about the images' other contents; the sum sees both.
+    backbone do not move its outputs, and class scores depend on a part of the features; the sum counts both.
 
     Example: rows with features 3 and 1 and logits 0.2 and 0.8 have the scores 0.75 + 0.2 and 0.25 + 0.8.
 
