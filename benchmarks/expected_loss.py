@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from psaq_mm.analysis.expected import LossCurve, fit, held_out, log_spread
+from psaq_mm.analysis.expected import FLOOR, LossCurve, fit, held_out, log_spread
 from psaq_mm.cli import CONSOLE, run_tool
 from psaq_mm.errors import UsageError
 from psaq_mm.utils.atomic_files import replacing, save_json, writable_file
@@ -135,6 +135,19 @@ def summary(rows: Iterable[dict[str, Any]], curves: dict[str, list[dict[str, Any
     return found
 
 
+def noise(rows: Iterable[dict[str, Any]], curves: dict[str, list[dict[str, Any]]]) -> float:
+    """The root mean square of measured minus expected losses, as shares, where less than ``FLOOR`` is expected."""
+    apart = [
+        (row["lost"] - row["expected"]) / row["float"]
+        for row in rows
+        if row["model"] not in OWN_TRUTH
+        and row["figure"] in curves
+        and row["distance"] == curves[row["figure"]][0]["distance"]
+        and row["expected"] / row["float"] < FLOOR
+    ]
+    return round(math.sqrt(sum(one**2 for one in apart) / len(apart)), 4) if apart else 0.0
+
+
 def chart(rows: list[dict[str, Any]], curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Draw expected against measured losses in points, by the first curve of each figure.
 
@@ -184,7 +197,8 @@ def main() -> int:
     rows, curves = fitted([row for path in args.records if path != args.out for row in points(path)])
     if not curves:
         raise UsageError("the records have no two models with a closeness: run tools/ablate.py on two recipes")
-    record = {"tool": TOOL, "curves": curves, "summary": summary(rows, curves), "rows": rows}
+    record = {"tool": TOOL, "curves": curves, "noise": noise(rows, curves), "summary": summary(rows, curves)}
+    record["rows"] = rows
     save_json(record, out)
     if args.chart:
         chart(rows, curves, writable_file(args.chart))

@@ -10,8 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import least_squares
 
-# Losses below this share of the float model's figure are noise of the test sets; points below count as this in a fit.
+# Measured losses below this share of the float model's figure count as this in a fit: they scatter around zero.
 FLOOR = 0.003
+# How much they scatter: root mean square of measured minus expected loss where less than FLOOR is expected
+# (benchmarks/expected_loss.py).
+NOISE = 0.004
 
 
 class Estimate(NamedTuple):
@@ -58,9 +61,9 @@ class LossCurve:
         return -math.expm1(-((distance / self.scale) ** self.power))
 
     def estimate(self, distance: float) -> Estimate:
-        """The expected loss, with an error bar of one standard deviation on either side, but at least :data:`FLOOR`."""
+        """The expected loss, with an error bar of one standard deviation on either side, but at least :data:`NOISE`."""
         expected, factor = self.share(distance), math.exp(self.spread)
-        low, high = min(expected / factor, expected - FLOOR), max(expected * factor, expected + FLOOR)
+        low, high = min(expected / factor, expected - NOISE), max(expected * factor, expected + NOISE)
         return Estimate(max(low, 0.0), expected, min(high, 1.0))
 
 

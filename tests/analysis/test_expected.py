@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psaq_mm.analysis.expected import CURVES, FLOOR, LossCurve, fit, held_out, log_spread
+from psaq_mm.analysis.expected import CURVES, NOISE, LossCurve, fit, held_out, log_spread
 
 TRUE = LossCurve("logits", 3.0, 1.5, 0.0)
 PLACES = (0.05, 0.1, 0.3, 1.0, 2.0, 4.0)
@@ -26,7 +26,7 @@ def test_one_standard_deviation_on_either_side():
 
 def test_a_small_loss_is_known_to_the_noise_of_the_test_sets():
     low, expected, high = LossCurve("logits", 1.0, 1.0, math.log(2)).estimate(1e-4)
-    assert (low, high) == (0.0, pytest.approx(expected + FLOOR))
+    assert (low, high) == (0.0, pytest.approx(expected + NOISE))
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(1e-3, 1e3), st.floats(0.25, 4), st.floats(0, 2))

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import expected_loss
 from benchmarks.expected_loss import fitted, points, right, rounded, summary
-from psaq_mm.analysis.expected import CURVES, LossCurve
+from psaq_mm.analysis.expected import CURVES, NOISE, LossCurve
 from psaq_mm.cli import run_tool
 from tests.conftest import ROOT
 
@@ -92,6 +92,7 @@ def test_what_counts_as_right(expected, lost, found):
 def test_the_package_has_the_curves_of_the_record():
     record = json.loads(RECORD.read_text())
     assert {figure: [rounded(one) for one in curves] for figure, curves in CURVES.items()} == record["curves"]
+    assert round(record["noise"], 3) == NOISE
 
 
 def test_the_record_is_that_of_the_results():

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ...analysis.expected import CURVES, FLOOR, Estimate
+from ...analysis.expected import CURVES, NOISE, Estimate
 from ...analysis.gradients import gradient_scores
 from ...analysis.probe import Probe, layer_weights
 from ...models import backbone_outputs
@@ -60,7 +60,7 @@ class Verdict:
     @property
     def helps(self) -> bool:
         """Whether less is expected to be lost without the errors of these layers, by more than test sets can show."""
-        return any(self.expected[key].expected - one.expected > FLOOR for key, one in self.relieved.items())
+        return any(self.expected[key].expected - one.expected > NOISE for key, one in self.relieved.items())
 
     def sentences(self) -> list[str]:
         """The verdict in words."""
