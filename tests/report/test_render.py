@@ -81,7 +81,7 @@ def test_headings_and_contents_lead_to_sections(page):
     elements = Elements(page)
     ids = {attributes["id"] for _, attributes in elements.found if "id" in attributes}
     links = [one["href"][1:] for tag, one in elements.found if tag == "a"]
-    assert len(links) == 8 and set(links) <= ids
+    assert len(links) == 9 and set(links) <= ids
     assert [tag for tag, _ in elements.found].count("h1") == 1
 
 
@@ -140,3 +140,8 @@ def test_a_damaged_file_is_named(report, tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(PSAQError, match=f"{name} cannot be read"):
         rewrite_report(tmp_path)
+
+
+def test_the_verdict_is_left_out_where_there_is_none(report, page):
+    assert "box AP 1.2 % (0.5 to 2.9)" in page
+    assert 'id="verdict"' not in render(replace(report, verdict=()))
