@@ -120,12 +120,18 @@ class Job:
             return
         self.results.save(self.path)
         try:
-            if self.verdict is not None and self.verdict.helps:
-                save_recipe(mixed_recipe(self.recipe, list(self.verdict.overrides)), self.runner.folder / RECIPE)
+            self.save_more_bits(self.runner.folder / RECIPE)
             self.report_path = write_report(report_of(self.contents()), self.runner.folder)
         except Exception as error:  # such as a full disk, or a model that cannot be run in this way
             reason = " ".join(str(error).split())
             self.runner.logger.warning(f"no report was written ({type(error).__name__}: {reason})")
+
+    def save_more_bits(self, path: Path) -> None:
+        """Write the recipe with more bits for the layers with the largest errors; remove it where it does not help."""
+        if self.verdict is not None and self.verdict.helps:
+            save_recipe(mixed_recipe(self.recipe, list(self.verdict.overrides)), path)
+        else:
+            path.unlink(missing_ok=True)
 
     def other_bits(self) -> str:
         """How many weights have other bits than the recipe's, as text; empty if none has."""

@@ -51,8 +51,9 @@ def record(folder) -> dict:
     return json.loads((folder / "results.json").read_text())
 
 
-def test_it_leaves_its_files_and_no_scratch(folder):
-    assert {path.name for path in folder.iterdir() if path.is_file()} == FILES
+def test_it_leaves_its_files_and_no_scratch(finished, folder):
+    helpful = {"more_bits.py"} if finished.verdict.helps else set()
+    assert {path.name for path in folder.iterdir() if path.is_file()} == FILES | helpful
     assert not [path for path in folder.rglob(".*")]
 
 

@@ -112,6 +112,7 @@ def test_more_bits_are_a_recipe_where_they_help(finished, monkeypatch):
         relieved={"bbox_mAP": Estimate(0.0, 0.1, 0.2)},
     )
     path = finished.runner.folder / "more_bits.py"
+    before = path.read_text() if path.exists() else None
     assert found.helps
     monkeypatch.setattr(finished, "verdict", found)
     monkeypatch.setattr(job_module, "write_report", lambda *_: None)
@@ -125,5 +126,10 @@ def test_more_bits_are_a_recipe_where_they_help(finished, monkeypatch):
         recipe = Config.fromfile(path)
         assert recipe.dfq.quantization.overrides == [own, *found.overrides]
         assert "work_dir" not in recipe  # its run must not replace this one's files
+        monkeypatch.setattr(finished, "verdict", replace(found, relieved=found.expected))
+        finished.report()
+        assert not path.exists()  # of an earlier run
     finally:
         del finished.recipe.dfq.quantization["overrides"]
+        if before is not None:
+            path.write_text(before)
