@@ -118,8 +118,8 @@ class Job:
         """Write ``report.html`` in the main process. Failures are warnings: everything else has been written."""
         if not is_main_process():
             return
-        self.results.save(self.path)
         try:
+            self.results.save(self.path)
             self.save_more_bits(self.runner.folder / RECIPE)
             self.report_path = write_report(report_of(self.contents()), self.runner.folder)
         except Exception as error:  # such as a full disk, or a model that cannot be run in this way

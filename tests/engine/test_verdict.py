@@ -14,6 +14,7 @@ from psaq_mm.analysis.expected import CURVES, Estimate
 from psaq_mm.engine import job as job_module
 from psaq_mm.engine.analysis import verdict as module
 from psaq_mm.engine.analysis.verdict import Verdict, expected_losses, verdict
+from psaq_mm.errors import PSAQError
 from psaq_mm.quantization import QuantPolicy
 
 DISTANCES = {"features": 0.1, "logits": 0.05, "agreement": 97.0}
@@ -133,3 +134,20 @@ def test_more_bits_are_a_recipe_where_they_help(finished, monkeypatch):
         del finished.recipe.dfq.quantization["overrides"]
         if before is not None:
             path.write_text(before)
+
+
+def test_without_an_expected_loss_nothing_is_said_to_help(finished):
+    found = replace(finished.verdict, expected={})
+    assert found.relieved and not found.helps
+    assert len(found.sentences()) == 1 and "layers" in found.sentences()[0]
+
+
+def test_a_verdict_that_cannot_be_recorded_loses_nothing(finished, monkeypatch):
+    def fail(*_: object) -> None:
+        raise PSAQError("no space left on device")
+
+    warned = []
+    monkeypatch.setattr(finished.results, "save", fail)
+    monkeypatch.setattr(finished.runner.logger, "warning", warned.append)
+    finished.report()
+    assert warned == ["no report was written (PSAQError: no space left on device)"]

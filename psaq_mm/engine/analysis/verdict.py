@@ -60,7 +60,8 @@ class Verdict:
     @property
     def helps(self) -> bool:
         """Whether less is expected to be lost without the errors of these layers, by more than test sets can show."""
-        return any(self.expected[key].expected - one.expected > NOISE for key, one in self.relieved.items())
+        both = self.expected.keys() & self.relieved.keys()
+        return any(self.expected[key].expected - self.relieved[key].expected > NOISE for key in both)
 
     def sentences(self) -> list[str]:
         """The verdict in words."""
